@@ -1,0 +1,291 @@
+"""The only decoder. A video's address comes in; pictures in presentation order, with repaired timestamps, come out.
+
+Media is hostile: only known containers are opened, and FFmpeg may read nothing but the one file it was given.
+Everything here raises `MediaError`, whose code is one of the failure codes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import av.video.plane
+import cv2
+import fsspec
+import numpy as np
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from schemas.records import FailureCode
+
+# Containers of video files; no playlists, no image sequences, no text, no devices.
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,ogg,mpeg,mpegvideo,mpegts,gif,asf,rm,"
+    "h261,h263,h264,hevc,av1,obu,ivf,m4v,mjpeg,vc1,nut,mxf,yuv4mpegpipe,dv,wtv"
+)
+# In these, a seek by time lands on the random-access point before it; in the others it may not.
+_SEEKABLE = frozenset({"mov", "matroska"})
+# What a container that FFmpeg could not open begins with, to tell a damaged video from a file that is none.
+_SIGNATURES = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"FLV", b"GIF8", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u")
+_MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
+_MAX_SIDE = 16_384
+# Decoding goes on past damaged packets, but not forever: a stream of nothing else is corrupt.
+_MAX_ERRORS_IN_A_ROW = 500
+
+
+class MediaError(Exception):
+    """A source that cannot be decoded. `decoded_frames` and `decoded_s` say how far it got, where it got anywhere."""
+
+    def __init__(self, code: FailureCode, message: str, decoded_frames: int | None = None, decoded_s: float | None = None):
+        super().__init__(message)
+        self.code, self.message, self.decoded_frames, self.decoded_s = code, message, decoded_frames, decoded_s
+
+    def __reduce__(self) -> tuple[Any, ...]:  # crosses process borders
+        return MediaError, (self.code, self.message, self.decoded_frames, self.decoded_s)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """One decoded frame: its number, its time in seconds from the first frame, and the decoder's own buffers."""
+
+    index: int
+    time_s: float
+    frame: av.VideoFrame
+
+
+@dataclass
+class DecodeLog:
+    """What went wrong while decoding, filled as pictures are read."""
+
+    errors: int = 0
+    damaged: int = 0
+    repaired_times: int = 0
+    last_error: str = ""
+    reached_s: float = 0.0  # end of the last packet of any stream, by the container's clock
+
+
+def local_path(uri: str) -> Path | None:
+    """Path of a URI on the local file system, or None where it is a URL. A name may hold anything; only a scheme makes a URL."""
+    scheme, separator, _ = uri.partition("://")
+    return None if separator and scheme.isalnum() and not uri.startswith("/") else Path(uri)
+
+
+@contextmanager
+def open_media(uri: str) -> Iterator[InputContainer]:
+    """Open a local path or fsspec URL for reading. Raises MediaError."""
+    path = local_path(uri)
+    try:
+        with path.open("rb") if path else fsspec.open(uri, "rb") as stream:
+            head = stream.read(16)
+            if not head:
+                raise MediaError(FailureCode.EMPTY, "the file has no bytes")
+            stream.seek(0)
+            options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+            try:
+                container = av.open(f"file:{path}" if path else stream, container_options=options, metadata_errors="replace")
+            except (av.error.FFmpegError, ValueError) as error:
+                raise _unopened(head, error) from error
+            with container:
+                yield container
+    except av.error.FFmpegError as error:
+        raise MediaError(FailureCode.CORRUPT, _plain(error)) from error
+    except FileNotFoundError as error:
+        raise MediaError(FailureCode.NOT_FOUND, "there is no such file") from error
+    except (OSError, ImportError) as error:
+        raise MediaError(FailureCode.UNREADABLE, _plain(error)) from error
+
+
+def _unopened(head: bytes, error: Exception) -> MediaError:
+    if head.startswith(_SIGNATURES) or head[4:8] in _MP4_BOXES:
+        return MediaError(FailureCode.CORRUPT, f"the container cannot be read: {_plain(error)}")
+    return MediaError(FailureCode.NOT_MEDIA, "not a video container that Reelmill knows")
+
+
+def _plain(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return " ".join(str(text).split())
+
+
+def video_stream(container: InputContainer, threads: int = 1) -> VideoStream:
+    """The video stream of a container, ready to decode: the first that is not a cover picture. Raises MediaError."""
+    for stream in container.streams.video:
+        if Disposition.attached_pic not in stream.disposition:
+            context = stream.codec_context
+            if context is None:
+                raise MediaError(FailureCode.UNSUPPORTED, "no decoder for its video codec")
+            if max(context.width, context.height) > _MAX_SIDE:
+                raise MediaError(FailureCode.TOO_LARGE, f"{context.width}x{context.height} pixels; the limit is {_MAX_SIDE} a side")
+            context.thread_count = threads
+            context.thread_type = "AUTO" if threads > 1 else "NONE"
+            return stream
+    raise MediaError(FailureCode.NO_VIDEO, "the file has no video stream")
+
+
+def container_name(container: InputContainer) -> str:
+    """Short name of a container's format, such as mov, matroska or avi."""
+    return container.format.name.split(",")[0]
+
+
+def decode(container: InputContainer, stream: VideoStream, log: DecodeLog | None = None) -> Iterator[Picture]:
+    """Decode a whole stream in presentation order.
+
+    Times start at 0 with the first frame and strictly increase: where a timestamp is missing or does not go forward, it is
+    one nominal frame after the last. Damaged packets are skipped and counted in `log`. Raises MediaError where the
+    stream breaks down.
+    """
+    log = log if log is not None else DecodeLog()
+    step = 1.0 / nominal_rate(stream)
+    origin, last, index = None, -step, 0
+    for frame in _frames(container, stream, log):
+        stamp = frame.time
+        if origin is None:
+            origin = stamp if stamp is not None else 0.0
+        time_s = stamp - origin if stamp is not None else math.nan
+        if not time_s > last + 1e-6:
+            log.repaired_times += index > 0 or stamp is None
+            time_s = last + step
+        yield Picture(index, time_s, frame)
+        last, index = time_s, index + 1
+
+
+def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog) -> Iterator[av.VideoFrame]:
+    streams = [stream, *container.streams.audio[:1]]  # sound is not decoded; its packets tell whether the file is whole
+    ends, bases = {part.index: 0 for part in streams}, {part.index: part.time_base or 0 for part in streams}
+    context, wanted = stream.codec_context, stream.index
+    errors_in_a_row = 0
+    try:
+        for packet in container.demux(streams):
+            index, size, dts = packet.stream_index, packet.size, packet.dts
+            if dts is not None:
+                ends[index] = max(ends[index], dts + (packet.duration or 0))
+            if index != wanted or (size == 0 and dts is not None):
+                continue  # an empty packet with a time repeats the last picture
+            try:
+                for frame in context.decode(packet if size else None):
+                    log.damaged += frame.is_corrupt
+                    yield frame
+                errors_in_a_row = 0
+            except av.error.FFmpegError as error:
+                errors_in_a_row += 1
+                log.errors, log.last_error = log.errors + 1, _plain(error)
+                if errors_in_a_row > _MAX_ERRORS_IN_A_ROW:
+                    raise MediaError(FailureCode.CORRUPT, f"{errors_in_a_row} damaged packets in a row: {_plain(error)}") from error
+    except av.error.FFmpegError as error:  # the demuxer gave up
+        log.errors, log.last_error = log.errors + 1, _plain(error)
+    finally:
+        log.reached_s = max(float(end * bases[index]) for index, end in ends.items())
+
+
+def nominal_rate(stream: VideoStream) -> float:
+    """The rate a stream states, in frames per second; 25 where it states none that can be."""
+    rate: Fraction | None = stream.average_rate or stream.guessed_rate
+    return float(rate) if rate and 0 < rate <= 1000 else 25.0
+
+
+def rotation_of(frame: av.VideoFrame) -> int:
+    """Degrees clockwise from the coded to the displayed picture: 0, 90, 180 or 270."""
+    return round(-frame.rotation / 90) * 90 % 360
+
+
+def upright(array: np.ndarray, rotation: int) -> np.ndarray:
+    """Turn an array [H, W, ...] clockwise by a multiple of 90 degrees."""
+    return np.ascontiguousarray(np.rot90(array, -rotation // 90)) if rotation else array
+
+
+def is_full_range(frame: av.VideoFrame) -> bool:
+    """Whether luma uses all of 0-255 instead of 16-235 (8-bit terms)."""
+    return int(frame.color_range) == 2 or frame.format.name.startswith("yuvj") or frame.format.is_rgb
+
+
+def rgb(frame: av.VideoFrame, width: int | None = None, height: int | None = None) -> np.ndarray:
+    """A frame as uint8 [H, W, 3] RGB in display orientation, scaled to coded `width` x `height` where given."""
+    return upright(frame.to_ndarray(format="rgb24", width=width, height=height), rotation_of(frame))
+
+
+class FrameReader:
+    """Random access by frame number, with the very pixels that `decode` gives.
+
+    Seeks where the container allows it and decodes from the beginning where it does not.
+    """
+
+    def __init__(self, uri: str, threads: int = 1):
+        self.uri, self.threads = uri, threads
+
+    def read(self, frames: Sequence[int], times_s: Sequence[float]) -> np.ndarray:
+        """Frames by number and time, both as `decode` counts them, as uint8 [T, H, W, 3] RGB. Raises MediaError.
+
+        `frames` must increase. A frame is recognized by its time after a seek, by its number in a scan from the start.
+        """
+        with open_media(self.uri) as container:
+            stream = video_stream(container, self.threads)
+            found = self._seek(container, stream, times_s) if container_name(container) in _SEEKABLE else None
+        if found is None:
+            with open_media(self.uri) as container:
+                found = self._scan(container, video_stream(container, self.threads), frames)
+        if len(found) != len(frames):
+            raise MediaError(FailureCode.TRUNCATED, f"{len(found)} of {len(frames)} frames asked for are there", decoded_frames=len(found))
+        return np.stack(found)
+
+    def _seek(self, container: InputContainer, stream: VideoStream, times_s: Sequence[float]) -> list[np.ndarray] | None:
+        first = next(_frames(container, stream, DecodeLog()), None)
+        if first is None or first.time is None or stream.time_base is None:
+            return None
+        origin, tolerance = first.time, 0.25 / nominal_rate(stream)
+        container.seek(int((origin + times_s[0]) / stream.time_base), stream=stream, backward=True)
+        stream.codec_context.flush_buffers()
+        wanted, found = list(times_s), []
+        for frame in _frames(container, stream, DecodeLog()):
+            if frame.time is None or frame.time - origin > wanted[len(found)] + tolerance:
+                return None  # landed too late, or a time that was repaired in the scan
+            if abs(frame.time - origin - wanted[len(found)]) <= tolerance:
+                found.append(rgb(frame))
+                if len(found) == len(wanted):
+                    return found
+        return None
+
+    def _scan(self, container: InputContainer, stream: VideoStream, frames: Sequence[int]) -> list[np.ndarray]:
+        found: list[np.ndarray] = []
+        wanted = set(frames)
+        for picture in decode(container, stream):
+            if picture.index in wanted:
+                found.append(rgb(picture.frame))
+                if len(found) == len(frames):
+                    break
+        return found
+
+
+def planes(frame: av.VideoFrame) -> list[np.ndarray]:
+    """The decoder's planes as uint8 arrays [H, W]: luma, then U and V where there are any, without a copy for 8-bit YUV.
+
+    Deeper samples keep their top 8 bits; packed, palette and RGB pictures are converted to YUV 4:2:0 first.
+    """
+    bits = _planar_bits(frame.format.name)
+    if bits is None:
+        return planes(frame.reformat(format="yuv420p"))
+    return [_plane(plane, depth) for plane, depth in zip(frame.planes, bits, strict=False)]
+
+
+def _plane(plane: av.video.plane.VideoPlane, bits: int) -> np.ndarray:
+    height, width, row = plane.height, plane.width, plane.line_size
+    if bits == 8:
+        return np.frombuffer(plane, np.uint8, row * height).reshape(height, row)[:, :width]
+    deep = np.frombuffer(plane, np.uint16, row // 2 * height).reshape(height, row // 2)[:, :width]
+    return cv2.convertScaleAbs(deep, alpha=1 / (1 << (bits - 8)))
+
+
+@cache
+def _planar_bits(name: str) -> tuple[int, ...] | None:
+    """Bits per sample of the luma and chroma planes of a pixel format, or None where it is not planar YUV or gray."""
+    layout = av.VideoFormat(name)
+    parts = layout.components[:3] if name.startswith("yuv") else layout.components[:1]
+    planar = name.startswith(("yuv", "gray")) and [part.plane for part in parts] == list(range(len(parts)))
+    if not planar or layout.is_big_endian or any(part.bits < 8 for part in parts) or len(parts) != (3 if name.startswith("yuv") else 1):
+        return None
+    return tuple(part.bits for part in parts)

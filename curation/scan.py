@@ -1,0 +1,307 @@
+"""The one pass: every picture of a source is decoded once and leaves behind all that later steps need.
+
+In: the address of a video. Out: a `Scan`. For each frame a thumbnail and a few numbers that depend on it and the frame
+before it alone; for sampled frames the measurements that need full resolution, a JPEG and a small luma plane. Cuts, clips and
+their tags are made from these afterwards, so a long film can be scanned in pieces with the same result.
+"""
+
+from array import array
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from tempfile import SpooledTemporaryFile
+from typing import IO
+
+import av
+import cv2
+import numpy as np
+
+from curation.frames import DecodeLog, MediaError, Picture, decode, nominal_rate, open_media, planes, upright, video_stream
+from curation.probe import StreamFacts, probe
+from curation.shots import ShotConfig
+from curation.signals.change import LUMA_SHAPE, LUMA_SIZE, FrameFeatures, thumbnail
+from curation.signals.color import Color, color
+from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, text_share
+from curation.signals.motion import Flow, FlowMeter
+from curation.signals.picture import Exposure, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
+from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, halve, match, resize_down, shrink, to_bgr
+from schemas.records import FailureCode
+
+_SPOOL_MEMORY = 64 << 20
+_RING_BYTES = 48 << 20
+_RING_FRAMES = 12
+
+
+@dataclass(frozen=True)
+class ScanConfig:
+    """How densely a video is looked at, and how its shots are cut."""
+
+    shots: ShotConfig = field(default_factory=ShotConfig)
+    sample_interval_s: float = 0.5  # full-resolution measurements and keyframe candidates
+    sample_interval_frames: int = 8  # but not more often than this, for low frame rates
+    flow_rate: float = 4.0  # pairs of frames a second in which motion is measured
+    keyframe_side: int = 512  # longest side of a keyframe, in pixels
+    jpeg_quality: int = 90
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Full-resolution measurements of one sampled frame."""
+
+    sharpness: float
+    noise: float
+    blockiness: float
+    combing: float
+    flat: float
+    exposure: Exposure
+    color: Color
+    bars: Bars | None
+    text: float
+    axis_edges: float | None
+    edges: float
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Where something lies in the scan's spool."""
+
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A frame that was kept: a keyframe candidate, with measurements where it lies on the sampling grid."""
+
+    frame: int
+    time_s: float
+    sharpness: float
+    jpeg: Blob
+    width: int
+    height: int
+    small: Blob  # luma uint8 [small_height, small_width]
+    small_shape: tuple[int, int]
+    measures: Measures | None
+
+
+@dataclass(frozen=True)
+class FrameStats:
+    """Per-frame arrays [N] beside the thumbnails."""
+
+    luma_mean: np.ndarray  # of the small luma plane, in levels
+    luma_deviation: np.ndarray
+    step: np.ndarray  # mean absolute luma difference to the frame before, in levels; 0 for the first
+    shift: np.ndarray  # [N, 2] picture motion since the frame before, x and y, in picture diagonals
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What one pass over a video leaves behind. Valid inside `scan_video`, which owns the spool."""
+
+    facts: StreamFacts
+    log: DecodeLog
+    features: FrameFeatures
+    stats: FrameStats
+    samples: list[Sample]  # in order of frames
+    flow_frames: np.ndarray  # [K] the later frame of each pair
+    flows: list[Flow]
+    is_interlaced: bool
+    keyframe_interval_s: float | None
+    spool: IO[bytes]
+
+    @property
+    def num_frames(self) -> int:
+        return self.features.num_frames
+
+    def blob(self, blob: Blob) -> bytes:
+        """Bytes that the pass put by."""
+        self.spool.seek(blob.offset)
+        return self.spool.read(blob.size)
+
+    def small_luma(self, sample: Sample) -> np.ndarray:
+        """A sample's small luma plane, uint8 [h, w]."""
+        return np.frombuffer(self.blob(sample.small), np.uint8).reshape(sample.small_shape)
+
+
+@contextmanager
+def scan_video(uri: str, config: ScanConfig, threads: int = 1) -> Iterator[Scan]:
+    """Decode a video once and measure it. Raises MediaError where it cannot be decoded to its end."""
+    cv2.setNumThreads(1)  # one thread budget per process; it is the decoder's
+    log = DecodeLog()
+    with SpooledTemporaryFile(_SPOOL_MEMORY) as spool, open_media(uri) as container:
+        stream = video_stream(container, threads)
+        scanner: _Scanner | None = None
+        for picture in decode(container, stream, log):
+            if scanner is None:
+                scanner = _Scanner(config, probe(container, stream, picture.frame), nominal_rate(stream), spool)
+            scanner.see(picture)
+        if scanner is None:
+            raise MediaError(FailureCode.NO_FRAMES, f"no picture could be decoded ({log.last_error or 'the stream is empty'})")
+        scan = scanner.finish(log)
+        _check_whole(scan)
+        yield scan
+
+
+def _check_whole(scan: Scan) -> None:
+    """Raises MediaError where the file ends well before it says, or where most of it is damaged."""
+    decoded_s = float(scan.features.time_s[-1])
+    stated_s = scan.facts.stated_s
+    reached_s = max(decoded_s, scan.log.reached_s)
+    if stated_s is not None and stated_s - reached_s > max(0.5, 0.05 * stated_s):
+        message = f"the file ends after {reached_s:.2f} of {stated_s:.2f} s"
+        raise MediaError(FailureCode.TRUNCATED, message, scan.num_frames, decoded_s)
+    broken = scan.log.errors + scan.log.damaged
+    if broken > max(1, scan.num_frames // 4):
+        message = f"{broken} damaged packets or pictures beside {scan.num_frames} decoded frames ({scan.log.last_error or 'damaged pictures'})"
+        raise MediaError(FailureCode.CORRUPT, message, scan.num_frames, decoded_s)
+
+
+class _Scanner:
+    """State of a pass in progress. `see` is called for every picture in order; everything it keeps is bounded or tiny."""
+
+    def __init__(self, config: ScanConfig, facts: StreamFacts, rate: float, spool: IO[bytes]):
+        self.config, self.facts, self.spool = config, facts, spool
+        self.interval_s = max(config.sample_interval_s, config.sample_interval_frames / rate)
+        self.flow_stride = max(1, round(rate / config.flow_rate))
+        self.flow_meter = FlowMeter()
+        self.times, self.means, self.deviations, self.steps = array("d"), array("f"), array("f"), array("f")
+        self.shifts = array("f")
+        self.thumbnails = bytearray()
+        self.flow_frames, self.flows = array("q"), []
+        self.samples: list[Sample] = []
+        self.ring = deque[Picture](maxlen=max(3, min(_RING_FRAMES, _RING_BYTES // (facts.width * facts.height * 2))))
+        self.segment_start = 0
+        self.recent_steps = (0.0, 0.0, 0.0)
+        self.small: SmallPlanes | None = None
+        self.coarse: np.ndarray | None = None
+        self.window = cv2.createHanningWindow((LUMA_SHAPE[1], LUMA_SHAPE[0]), cv2.CV_32F)
+        self.interlaced = self.intra = 0
+        self.last_time = 0.0
+
+    def see(self, picture: Picture) -> None:
+        index, time_s = picture.index, picture.time_s
+        small = self._small_planes(picture.frame)
+        thumb = thumbnail(small.luma, small.u, small.v)
+        coarse = thumb[:LUMA_SIZE].reshape(LUMA_SHAPE).astype(np.float32)
+        mean, deviation = cv2.meanStdDev(small.luma)
+        step, shift = 0.0, (0.0, 0.0)
+        before = self.small
+        if before is not None and before.luma.shape == small.luma.shape:
+            step = cv2.norm(small.luma, before.luma, cv2.NORM_L1) / small.luma.size
+            if step > 0.3 and deviation.item() > 2:
+                shift = cv2.phaseCorrelate(self.coarse, coarse, self.window)[0]
+            if index % self.flow_stride == 0:
+                self.flow_frames.append(index)
+                self.flows.append(self.flow_meter.measure(before.luma, small.luma, time_s - self.last_time))
+        if step > 3 + 2 * max(self.recent_steps):
+            self._close_segment(index)
+        self.ring.append(picture)
+        if index == 0 or int(time_s / self.interval_s) > int(self.last_time / self.interval_s):
+            self._sample(picture, small, full=True)
+        self.times.append(time_s)
+        self.means.append(mean.item())
+        self.deviations.append(deviation.item())
+        self.steps.append(step)
+        self.shifts.extend(shift)
+        self.thumbnails += thumb.tobytes()
+        self.interlaced += picture.frame.interlaced_frame
+        self.intra += picture.frame.key_frame
+        self.recent_steps = (*self.recent_steps[1:], step)
+        self.small, self.coarse, self.last_time = small, coarse, time_s
+
+    def finish(self, log: DecodeLog) -> Scan:
+        num_frames = len(self.times)
+        self._close_segment(num_frames)
+        time_s = np.array(self.times)
+        height, width = self.facts.height, self.facts.width
+        shift = np.array(self.shifts, np.float32).reshape(-1, 2) * (width / LUMA_SHAPE[1], height / LUMA_SHAPE[0]) / np.hypot(width, height)
+        return Scan(
+            facts=self.facts,
+            log=log,
+            features=FrameFeatures(time_s, np.frombuffer(bytes(self.thumbnails), np.uint8).reshape(num_frames, -1)),
+            stats=FrameStats(np.array(self.means), np.array(self.deviations), np.array(self.steps), shift),
+            samples=sorted(self.samples, key=lambda sample: sample.frame),
+            flow_frames=np.array(self.flow_frames),
+            flows=self.flows,
+            is_interlaced=self.interlaced > num_frames / 2,
+            keyframe_interval_s=float(time_s[-1]) / self.intra if self.intra else None,
+            spool=self.spool,
+        )
+
+    def _small_planes(self, frame: av.VideoFrame) -> SmallPlanes:
+        luma, *chroma = planes(frame)
+        is_full, rotation = self.facts.is_full_range, self.facts.rotation
+        luma = full_range_luma(shrink(luma, SMALL_SIDE), is_full)
+        height, width = luma.shape[0] // 4, luma.shape[1] // 4
+        u, v = (full_range_chroma(match(plane, height, width), is_full) for plane in chroma) if chroma else (np.full((1, 1), 128, np.uint8),) * 2
+        return SmallPlanes(upright(luma, rotation), upright(u, rotation), upright(v, rotation))
+
+    def _close_segment(self, end: int) -> None:
+        """See to it that a stretch between two sudden changes, however short, has three keyframe candidates."""
+        start, self.segment_start = self.segment_start, end
+        taken = {sample.frame for sample in self.samples[-_RING_FRAMES:] if sample.frame >= start}
+        free = [picture for picture in self.ring if start <= picture.index < end and picture.index not in taken]
+        missing = min(3 - len(taken), len(free))
+        for number in range(missing):
+            picture = free[(2 * number + 1) * len(free) // (2 * missing)]
+            self._sample(picture, self._small_planes(picture.frame), full=False)
+
+    def _sample(self, picture: Picture, small: SmallPlanes, full: bool) -> None:
+        luma, *chroma = (upright(plane, self.facts.rotation) for plane in planes(picture.frame))
+        sigma = noise_sigma(luma)
+        sharp = sharpness(luma, sigma)
+        image = self._keyframe(luma, chroma)
+        encoded, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
+        assert encoded
+        self.samples.append(
+            Sample(
+                frame=picture.index,
+                time_s=picture.time_s,
+                sharpness=sharp,
+                jpeg=self._put(jpeg.tobytes()),
+                width=image.shape[1],
+                height=image.shape[0],
+                small=self._put(small.luma.tobytes()),
+                small_shape=small.luma.shape,
+                measures=self._measure(luma, small, sharp, sigma) if full else None,
+            )
+        )
+
+    def _measure(self, luma: np.ndarray, small: SmallPlanes, sharp: float, sigma: float) -> Measures:
+        across, down = neighbor_steps(luma)
+        is_full = self.facts.is_full_range
+        middle = full_range_luma(shrink(luma, 2 * SMALL_SIDE), is_full)
+        tiny = halve(halve(small.luma))
+        return Measures(
+            sharpness=sharp,
+            noise=sigma,
+            blockiness=blockiness(across, down),
+            combing=combing(luma),
+            flat=flat_share(across),
+            exposure=exposure(small.luma),
+            color=color(to_bgr(tiny, small.u, small.v)),
+            bars=black_bars(luma, 0 if is_full else 16),
+            text=text_share(middle),
+            axis_edges=axis_edge_share(middle),
+            edges=edge_density(middle),
+        )
+
+    def _keyframe(self, luma: np.ndarray, chroma: list[np.ndarray]) -> np.ndarray:
+        """BGR picture of at most `keyframe_side` pixels, square pixels, never enlarged. [H, W, 3]"""
+        height, width = luma.shape
+        ratio = self.facts.sample_aspect_ratio
+        width, height = (width * ratio, float(height)) if ratio >= 1 else (float(width), height / ratio)
+        scale = min(1.0, self.config.keyframe_side / max(width, height))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        is_full = self.facts.is_full_range
+        luma = full_range_luma(resize_down(luma, size), is_full)
+        half = max(1, size[0] // 2), max(1, size[1] // 2)
+        pair = [full_range_chroma(resize_down(plane, half), is_full) for plane in chroma]
+        u, v = pair or (np.full(half[::-1], 128, np.uint8),) * 2
+        return to_bgr(luma, u, v)
+
+    def _put(self, data: bytes) -> Blob:
+        offset = self.spool.seek(0, 2)
+        self.spool.write(data)
+        return Blob(offset, len(data))

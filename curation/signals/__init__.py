@@ -1,0 +1,1 @@
+"""Measurements: pure functions over arrays. No files, no decoder, no state."""

@@ -1,0 +1,148 @@
+"""Motion: dense flow between two neighboring frames, the camera's part in it, and what both come to over a clip.
+
+Units: speeds in picture diagonals per second, zoom and roll per second, so that size and frame rate do not matter.
+Directions are the camera's in display orientation: pan right is positive, tilt up is positive, zoom in is positive.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+
+_MOVING = 0.02  # diagonals per second from which a pixel counts as moving
+_FIT_ROUNDS = 3
+_PAN, _ZOOM, _ROLL = 0.025, 0.03, 0.06  # camera speeds that a viewer notices: diagonals/s, 1/s, rad/s
+_SHAKY = 0.06  # diagonals per second of camera jitter
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """Motion between one pair of neighboring frames."""
+
+    mean: float  # diagonals per second over the whole picture
+    p95: float
+    moving: float  # share of pixels that move
+    foreground: float  # mean speed left after the camera's motion is taken off
+    pan: float
+    tilt: float
+    zoom: float
+    roll: float  # radians per second, clockwise positive
+
+
+class FlowMeter:
+    """Dense optical flow by DIS (Kroeger et al., ECCV 2016), with its scratch memory kept between calls."""
+
+    def __init__(self) -> None:
+        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        self._dis.setFinestScale(2)  # the preset lowers it for small pictures, at several times the cost
+
+    def measure(self, before: np.ndarray, after: np.ndarray, seconds: float) -> Flow:
+        """Flow between two small luma planes uint8 [h, w], `seconds` apart."""
+        if min(before.shape) < 16:
+            padding = [(0, max(0, 16 - side)) for side in before.shape]
+            before, after = np.pad(before, padding, mode="edge"), np.pad(after, padding, mode="edge")
+        return summarize(self._dis.calc(before, after, None), seconds)
+
+
+def summarize(field: np.ndarray, seconds: float) -> Flow:
+    """Facts of a flow field float32 [h, w, 2] (x right, y down, pixels), of frames `seconds` apart."""
+    height, width = field.shape[:2]
+    per_second = 1.0 / max(seconds, 1e-3)
+    scale = per_second / float(np.hypot(height, width))
+    u, v = np.ascontiguousarray(field[1::3, 1::3, 0]), np.ascontiguousarray(field[1::3, 1::3, 1])
+    speed = cv2.magnitude(u, v).ravel() * scale
+    camera = fit_camera(u, v, 3)
+    high = int(0.95 * (len(speed) - 1))
+    return Flow(
+        mean=cv2.mean(speed)[0],
+        p95=float(np.partition(speed, high)[high]),
+        moving=np.count_nonzero(speed > _MOVING) / len(speed),
+        foreground=camera.residual * scale,
+        pan=-camera.shift_x * scale,
+        tilt=camera.shift_y * scale,
+        zoom=camera.zoom * per_second,
+        roll=-camera.roll * per_second,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Similarity:
+    """A small similarity motion of the picture: flow = shift + zoom * (x, y) + roll * (-y, x), from the center, in pixels."""
+
+    shift_x: float
+    shift_y: float
+    zoom: float
+    roll: float
+    residual: float  # mean length of what it leaves over, in pixels
+
+
+@lru_cache(maxsize=8)
+def _grid(height: int, width: int, step: int) -> np.ndarray:
+    """Design matrix [height * width * 2, 4] of a similarity on a grid of points `step` pixels apart: all u, then all v."""
+    y, x = np.mgrid[:height, :width].astype(np.float32).reshape(2, -1) * step
+    x, y = x - x.mean(), y - y.mean()
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    return np.concatenate([np.stack([one, zero, x, -y], 1), np.stack([zero, one, y, x], 1)])
+
+
+def fit_camera(u: np.ndarray, v: np.ndarray, step: int) -> Similarity:
+    """Similarity that most of a flow agrees with: least squares, refitted on the better half of the points.
+
+    u, v: float32 [h, w], flow sampled every `step` pixels.
+    """
+    design = _grid(*u.shape, step)
+    target = np.concatenate([u.ravel(), v.ravel()])
+    points = u.size
+    keep = np.ones(points, bool)
+    for _ in range(_FIT_ROUNDS):
+        both = np.concatenate([keep, keep])
+        part = design[both]
+        solution = np.linalg.lstsq(part.T @ part, part.T @ target[both], rcond=None)[0]
+        error = cv2.magnitude(*np.split(target - design @ solution, 2)).ravel()
+        keep = error <= np.partition(error, points // 2)[points // 2]
+    return Similarity(*(float(value) for value in solution), residual=cv2.mean(error)[0])
+
+
+def jitter(shifts: np.ndarray, seconds: np.ndarray) -> float:
+    """Camera shake: RMS of the frame-to-frame change of camera velocity over its own trend, in diagonals per second.
+
+    shifts: [N, 2] camera motion per frame in diagonals; seconds: [N] frame durations. 0 for fewer than 5 frames.
+    """
+    if len(shifts) < 5:
+        return 0.0
+    velocity = shifts / np.maximum(seconds, 1e-3)[:, None]
+    kernel = np.ones(5) / 5
+    trend = np.stack([np.convolve(axis, kernel, mode="valid") for axis in velocity.T], axis=1)
+    return float(np.sqrt(np.mean(np.sum((velocity[2:-2] - trend) ** 2, axis=1))))
+
+
+@dataclass(frozen=True, slots=True)
+class CameraMotion:
+    """A clip's camera motion: mean rates and the name of what dominates."""
+
+    pan: float
+    tilt: float
+    zoom: float
+    roll: float
+    kind: str
+
+
+CAMERA_KINDS = (
+    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "handheld", "mixed",
+)  # fmt: skip
+
+
+def classify_camera(flows: np.ndarray, shake: float) -> CameraMotion:
+    """Camera motion from rows of (pan, tilt, zoom, roll) [K, 4], K >= 1, of one clip, and its shake in diagonals per second."""
+    rates = np.median(flows, axis=0)
+    strength = np.abs(rates) / (_PAN, _PAN, _ZOOM, _ROLL)
+    strongest = int(strength.argmax())
+    names = (("pan_left", "pan_right"), ("tilt_down", "tilt_up"), ("zoom_out", "zoom_in"), ("roll", "roll"))
+    if strength[strongest] < 1:
+        kind = "handheld" if shake > _SHAKY else "static"
+    elif np.count_nonzero(strength > max(1.0, 0.5 * strength[strongest])) > 1:
+        kind = "mixed"
+    else:
+        kind = names[strongest][int(rates[strongest] > 0)]
+    return CameraMotion(*(float(rate) for rate in rates), kind)

@@ -1,0 +1,108 @@
+"""Quality of one picture, from its luma at full resolution or from a histogram of it."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+_NOISE_ENERGY = 36.0  # sum of squares of Immerkaer's mask: what it multiplies the variance of white noise by
+_LAPLACIAN_ENERGY = 20.0  # the same for the 4-neighbor Laplacian
+_SHARPNESS_HALF = 12.0  # standard deviation of the Laplacian, in 8-bit levels, that counts as 0.5
+_TILE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Exposure:
+    """Histogram facts of one picture; all in 0-1."""
+
+    mean: float
+    overexposed: float  # share of pixels at 250 or more of 255
+    underexposed: float  # share of pixels at 5 or less
+    contrast: float  # standard deviation over its largest possible value (RMS contrast)
+    dynamic_range: float  # 99th minus 1st percentile
+    entropy: float  # of the histogram, over its maximum of 8 bits
+
+
+def exposure(luma: np.ndarray) -> Exposure:
+    """Exposure facts of full-range luma uint8 [H, W]."""
+    histogram = cv2.calcHist([luma], [0], None, [256], [0, 256]).ravel().astype(np.float64)
+    share = histogram / histogram.sum()
+    levels = np.arange(256) / 255
+    mean = float(share @ levels)
+    cumulative = np.cumsum(share)
+    low, high = np.searchsorted(cumulative, (0.01, 0.99))
+    used = share[share > 0]
+    return Exposure(
+        mean=mean,
+        overexposed=float(share[250:].sum()),
+        underexposed=float(share[:6].sum()),
+        contrast=float(np.sqrt(share @ (levels - mean) ** 2) / 0.5),
+        dynamic_range=float(min(high, 255) - low) / 255,
+        entropy=float(-(used @ np.log2(used))) / 8 + 0.0,
+    )
+
+
+def noise_sigma(luma: np.ndarray) -> float:
+    """Standard deviation of sensor-like noise in luma levels, uint8 [H, W].
+
+    Immerkaer's fast estimator ("Fast noise variance estimation", CVIU 1996), taken in 16 x 16 tiles and read at their
+    lower quartile, so that texture, which fills some tiles, does not count as noise, which fills all.
+    """
+    # His mask, a second derivative in both directions, is the Sobel kernel of order (2, 2), which OpenCV runs separably.
+    response = cv2.convertScaleAbs(cv2.Sobel(luma, cv2.CV_16S, 2, 2, ksize=3))[1:-1, 1:-1]
+    rows, columns = response.shape[0] // _TILE, response.shape[1] // _TILE
+    if not (rows and columns):
+        return float(response.mean()) * np.sqrt(np.pi / 2 / _NOISE_ENERGY) if response.size else 0.0
+    tiles = cv2.resize(response[: rows * _TILE, : columns * _TILE], (columns, rows), interpolation=cv2.INTER_AREA)
+    return float(np.percentile(tiles, 25) * np.sqrt(np.pi / 2 / _NOISE_ENERGY))
+
+
+def sharpness(luma: np.ndarray, sigma: float = 0.0) -> float:
+    """Fine detail in 0-1 (0.5 at a Laplacian standard deviation of 12 levels), with noise of `sigma` levels taken off.
+
+    Variance of the Laplacian (Pech-Pacheco et al., ICPR 2000), saturated. uint8 [H, W].
+    """
+    energy = cv2.norm(cv2.Laplacian(luma, cv2.CV_16S), cv2.NORM_L2SQR) / luma.size  # its mean is 0 but for the borders
+    detail = np.sqrt(max(energy - _LAPLACIAN_ENERGY * sigma**2, 0.0))
+    return float(detail / (detail + _SHARPNESS_HALF))
+
+
+def neighbor_steps(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """|difference| of each pixel to its right neighbor [H, W-1] and to the one below [H-1, W], uint8."""
+    return cv2.absdiff(luma[:, 1:], luma[:, :-1]), cv2.absdiff(luma[1:], luma[:-1])
+
+
+def blockiness(across: np.ndarray, down: np.ndarray) -> float:
+    """How much larger the steps on an 8 x 8 grid are than those beside it: 0 for none, 1 for twice as large.
+
+    After Wang, Sheikh and Bovik, "No-reference perceptual quality assessment of JPEG compressed images" (ICIP 2002).
+    `across`, `down`: from `neighbor_steps`.
+    """
+    across, down = across[::5], np.ascontiguousarray(down[:, ::5].T)  # a fifth of the lines tells as much
+    return (_grid_excess(across.mean(axis=0)) + _grid_excess(down.mean(axis=0))) / 2
+
+
+def _grid_excess(profile: np.ndarray) -> float:
+    whole = profile[: len(profile) // 8 * 8].reshape(-1, 8)
+    if len(whole) < 2:
+        return 0.0
+    inside = (whole[:, 1:6].mean() + 0.25).item()  # not the columns beside the edge, which deblocking touches
+    return max(whole[:, 7].mean().item() / inside - 1.0, 0.0) if inside else 0.0
+
+
+def flat_share(across: np.ndarray) -> float:
+    """Share of pixels equal to their right neighbor: high in drawn, rendered and screen pictures. 0-1."""
+    return 1.0 - cv2.countNonZero(across) / across.size if across.size else 0.0
+
+
+def combing(luma: np.ndarray) -> float:
+    """Interlace combing in 0-1: how far lines differ more from their neighbors than from the lines of their own field.
+
+    0 for progressive pictures, toward 1 where two fields of a moving picture are woven together. uint8 [H, W].
+    """
+    if luma.shape[0] < 8:
+        return 0.0
+    neighbors = cv2.norm(luma[1:-1:2], luma[2::2][: luma[1:-1:2].shape[0]], cv2.NORM_L1)
+    even, odd = luma[0::2], luma[1::2]
+    field = (cv2.norm(even[1:], even[:-1], cv2.NORM_L1) + cv2.norm(odd[1:], odd[:-1], cv2.NORM_L1)) / 2
+    return float(max(neighbors - field, 0.0) / (neighbors + field)) if neighbors + field else 0.0

@@ -1,0 +1,172 @@
+"""A dataset on disk or in object storage: atomic shard files, what is done, and one writer at a time.
+
+A shard is committed when its file in videos/ exists; that file is written last. Readers see committed shards only.
+"""
+
+import fcntl
+import json
+import os
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.dataset as pads
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+from fsspec import AbstractFileSystem
+from fsspec.core import url_to_fs
+
+from curation.frames import local_path
+from schemas.tables import VIDEOS, TableSpec, check_version, to_arrow
+
+_PART, _SUFFIX = "part-", ".parquet"
+
+
+class DatasetError(Exception):
+    """A dataset that cannot be read or written; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The tables under one root: a local path or any fsspec URL."""
+
+    root: str
+
+    @cached_property
+    def _storage(self) -> tuple[AbstractFileSystem, str]:
+        if path := local_path(self.root):
+            return url_to_fs("file://" + str(path.absolute()))[0], str(path.absolute())
+        filesystem, path_there = url_to_fs(self.root)
+        return filesystem, path_there.rstrip("/")
+
+    @property
+    def _is_local(self) -> bool:
+        return local_path(self.root) is not None
+
+    @cached_property
+    def _arrow_fs(self) -> pafs.FileSystem:
+        return pafs.LocalFileSystem() if self._is_local else pafs.PyFileSystem(pafs.FSSpecHandler(self._storage[0]))
+
+    def path(self, *parts: str) -> str:
+        """Full path of something below the root, as the dataset's own file system names it."""
+        return "/".join((self._storage[1], *parts))
+
+    def exists(self) -> bool:
+        """Whether there is a dataset here."""
+        return self._storage[0].exists(self.path(VIDEOS.path))
+
+    def create(self) -> None:
+        """Make the root where it is missing. Raises DatasetError where it cannot be written."""
+        try:
+            self._storage[0].makedirs(self.path(VIDEOS.path), exist_ok=True)
+            self._write_bytes(self.path(f".writable-{uuid.uuid4().hex}"), b"", keep=False)
+        except OSError as error:
+            raise DatasetError(f"cannot write to {self.root}: {error.strerror or error}") from error
+
+    def shards(self) -> list[str]:
+        """Ids of the committed shards, sorted."""
+        return sorted(self._parts(VIDEOS))
+
+    def tag_groups(self) -> list[str]:
+        """Names of the tag groups that have any file, sorted."""
+        return self._folders("tags")
+
+    def _folders(self, name: str) -> list[str]:
+        filesystem = self._storage[0]
+        if not filesystem.exists(self.path(name)):
+            return []
+        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in filesystem.ls(self.path(name), detail=True) if entry["type"] == "directory")
+
+    def _parts(self, spec: TableSpec) -> dict[str, str]:
+        """Shard id -> path of each file of a table, committed or not."""
+        filesystem, folder = self._storage[0], self.path(spec.path)
+        if not filesystem.exists(folder):
+            return {}
+        names = {path: path.rsplit("/", 1)[-1] for path in filesystem.ls(folder, detail=False)}
+        return {name[len(_PART) : -len(_SUFFIX)]: path for path, name in names.items() if name.startswith(_PART) and name.endswith(_SUFFIX)}
+
+    def files(self, spec: TableSpec) -> dict[str, str]:
+        """Shard id -> path of each committed file of a table, in order of shard id."""
+        committed = set(self.shards())
+        return {shard: path for shard, path in sorted(self._parts(spec).items()) if shard in committed}
+
+    def scan(self, spec: TableSpec) -> pads.Dataset:
+        """A table as a lazy Arrow dataset over its committed files. Raises SchemaVersionError where it is newer than this code."""
+        files = list(self.files(spec).values())
+        if files:
+            check_version(spec, pq.read_schema(files[0], filesystem=self._arrow_fs))
+        return pads.dataset(files, schema=spec.schema, format="parquet", filesystem=self._arrow_fs) if files else pads.dataset(spec.schema.empty_table())
+
+    def read(self, spec: TableSpec, columns: Sequence[str] | None = None) -> pa.Table:
+        """A table's committed rows, in order of shard id."""
+        return self.scan(spec).to_table(columns=list(columns) if columns is not None else None)
+
+    def digests(self, specs: Iterable[TableSpec]) -> dict[str, str]:
+        """Dataset-relative path -> SHA-256 of every committed file of these tables."""
+        found = {}
+        for spec in specs:
+            for shard, path in self.files(spec).items():
+                with self._storage[0].open(path, "rb") as stream:
+                    found[f"{spec.path}/{_PART}{shard}{_SUFFIX}"] = sha256(stream.read()).hexdigest()
+        return found
+
+    def write_shard(self, shard: str, tables: Sequence[tuple[TableSpec, Iterable[Mapping[str, Any]]]]) -> None:
+        """Write one file per table, each atomically and in the order given, which must end with videos: the commit."""
+        for spec, rows in tables:
+            sink = pa.BufferOutputStream()
+            pq.write_table(to_arrow(spec, map(dict, rows)), sink, compression="zstd")
+            self._write_bytes(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), sink.getvalue())
+
+    def write_run(self, run_id: str, record: Mapping[str, Any]) -> str:
+        """Store a run record as runs/<run_id>.json and return its path."""
+        path = self.path("runs", f"{run_id}.json")
+        self._write_bytes(path, json.dumps(record, indent=1, sort_keys=True, default=str).encode())
+        return path
+
+    def runs(self) -> list[dict[str, Any]]:
+        """All run records, in order of run id."""
+        filesystem, folder = self._storage[0], self.path("runs")
+        names = sorted(filesystem.glob(f"{folder}/*.json")) if filesystem.exists(folder) else []
+        return [json.loads(filesystem.cat_file(name)) for name in names]
+
+    def _write_bytes(self, path: str, data: Any, keep: bool = True) -> None:
+        filesystem = self._storage[0]
+        if not self._is_local:  # an object appears whole or not at all
+            filesystem.pipe_file(path, bytes(data))
+            if not keep:
+                filesystem.rm_file(path)
+            return
+        scratch = f"{os.path.dirname(path)}/.{os.path.basename(path)}.{uuid.uuid4().hex}"
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        try:
+            with open(scratch, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            if keep:
+                os.replace(scratch, path)
+        finally:
+            if os.path.exists(scratch):
+                os.unlink(scratch)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Be the only writer on this machine. The lock goes with the process, however it ends. Raises DatasetError."""
+        if not self._is_local:  # see README: one writer at a time is the caller's care there
+            yield
+            return
+        with open(self.path(".lock"), "a+") as handle:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                handle.seek(0)
+                raise DatasetError(f"{self.root} is being written by process {handle.read().strip() or '?'}: wait for it to end, then run again") from error
+            handle.truncate(0)
+            handle.write(str(os.getpid()))
+            handle.flush()
+            yield

@@ -1,0 +1,80 @@
+"""The tables of a dataset as Arrow schemas, and rows as Arrow tables.
+
+A schema's metadata names its table and version, so that a reader can refuse a dataset written by a newer Reelmill.
+"""
+
+import types
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import pyarrow as pa
+
+from schemas.records import ClipRecord, Failure, KeyframeRecord, VideoRecord
+from schemas.tags import TAGS, TagSpec
+
+TABLE_KEY = b"reelmill.table"
+VERSION_KEY = b"reelmill.version"
+
+
+class SchemaVersionError(ValueError):
+    """A table was written by a newer version of Reelmill than this one can read."""
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """One table of a dataset. `path` is its folder below the dataset's root."""
+
+    path: str
+    version: int
+    schema: pa.Schema
+
+
+def _table(path: str, version: int, columns: Iterable[pa.Field]) -> TableSpec:
+    return TableSpec(path, version, pa.schema(columns, metadata={TABLE_KEY: path.encode(), VERSION_KEY: str(version).encode()}))
+
+
+def _arrow_field(name: str, hint: Any) -> pa.Field:
+    nullable = get_origin(hint) in (Union, types.UnionType)
+    if nullable:
+        hint = next(part for part in get_args(hint) if part is not type(None))
+    return pa.field(name, hint.__metadata__[0], nullable=nullable)
+
+
+def _record_fields(record: type) -> list[pa.Field]:
+    hints = get_type_hints(record, include_extras=True)
+    return [_arrow_field(column.name, hints[column.name]) for column in fields(record)]
+
+
+def _tag_field(tag: TagSpec) -> pa.Field:
+    facts = {"unit": tag.unit, "method": tag.method, "version": str(tag.version)}
+    return pa.field(tag.name, pa.type_for_alias(tag.dtype), metadata=facts)
+
+
+VIDEOS = _table("videos", 1, _record_fields(VideoRecord))
+CLIPS = _table("clips", 1, _record_fields(ClipRecord))
+KEYFRAMES = _table("keyframes", 1, _record_fields(KeyframeRecord))
+FAILURES = _table("failures", 1, _record_fields(Failure))
+
+
+def tag_table(group: str, tags: Sequence[TagSpec] = TAGS) -> TableSpec:
+    """Table of one tag group: clip_id and a nullable column per tag. Its version is the sum of its tags' versions."""
+    members = [tag for tag in tags if tag.group == group]
+    if not members:
+        raise KeyError(f"no tag belongs to group {group!r}")
+    columns = [pa.field("clip_id", pa.string(), nullable=False), *map(_tag_field, members)]
+    return _table(f"tags/{group}", sum(tag.version for tag in members), columns)
+
+
+def to_arrow(spec: TableSpec, rows: Iterable[dict[str, Any]]) -> pa.Table:
+    """Rows as an Arrow table of exactly the table's schema. Raises pa.ArrowInvalid where a value does not fit its column."""
+    return pa.Table.from_pylist(list(rows), schema=spec.schema)
+
+
+def check_version(spec: TableSpec, schema: pa.Schema) -> None:
+    """Raises SchemaVersionError where `schema`, read from a file, is newer than `spec`."""
+    written = int((schema.metadata or {}).get(VERSION_KEY, b"0"))
+    if written > spec.version:
+        raise SchemaVersionError(
+            f"table {spec.path} has version {written}; this Reelmill reads up to {spec.version}: update Reelmill to read this dataset"
+        )
