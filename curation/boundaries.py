@@ -27,7 +27,6 @@ class Boundary:
 class ShotConfig:
     """Thresholds of shot detection and the lengths of clips."""
 
-    min_clip_s: float = 1.0
     max_clip_s: float = 10.0
 
 

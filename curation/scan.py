@@ -18,13 +18,14 @@ import cv2
 import numpy as np
 
 from curation.frames import DecodeLog, MediaError, Picture, decode, nominal_rate, open_media, planes, upright, video_stream
+from curation.isolate import report
 from curation.probe import StreamFacts, probe
 from curation.shots import ShotConfig
 from curation.signals.change import LUMA_SHAPE, LUMA_SIZE, FrameFeatures, thumbnail
 from curation.signals.color import Color, color
 from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, text_share
 from curation.signals.motion import Flow, FlowMeter
-from curation.signals.picture import Exposure, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
+from curation.signals.picture import Exposure, bands, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
 from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, halve, match, resize_down, shrink, to_bgr
 from schemas.records import FailureCode
 
@@ -38,7 +39,8 @@ class ScanConfig:
     """How densely a video is looked at, and how its shots are cut."""
 
     shots: ShotConfig = field(default_factory=ShotConfig)
-    sample_interval_s: float = 0.5  # full-resolution measurements and keyframe candidates
+    min_clip_s: float = 1.0  # shorter clips are marked, not dropped
+    sample_interval_s: float = 1.0  # full-resolution measurements and keyframe candidates
     sample_interval_frames: int = 8  # but not more often than this, for low frame rates
     flow_rate: float = 4.0  # pairs of frames a second in which motion is measured
     keyframe_side: int = 512  # longest side of a keyframe, in pixels
@@ -136,6 +138,7 @@ def scan_video(uri: str, config: ScanConfig, threads: int = 1) -> Iterator[Scan]
             if scanner is None:
                 scanner = _Scanner(config, probe(container, stream, picture.frame), nominal_rate(stream), spool)
             scanner.see(picture)
+            report(picture.index + 1, picture.time_s)
         if scanner is None:
             raise MediaError(FailureCode.NO_FRAMES, f"no picture could be decoded ({log.last_error or 'the stream is empty'})")
         scan = scanner.finish(log)
@@ -249,8 +252,9 @@ class _Scanner:
 
     def _sample(self, picture: Picture, small: SmallPlanes, full: bool) -> None:
         luma, *chroma = (upright(plane, self.facts.rotation) for plane in planes(picture.frame))
-        sigma = noise_sigma(luma)
-        sharp = sharpness(luma, sigma)
+        strips = bands(luma)
+        sigma = noise_sigma(strips)
+        sharp = sharpness(strips, sigma)
         image = self._keyframe(luma, chroma)
         encoded, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
         assert encoded
@@ -281,7 +285,7 @@ class _Scanner:
             flat=flat_share(across),
             exposure=exposure(small.luma),
             color=color(to_bgr(tiny, small.u, small.v)),
-            bars=black_bars(luma, 0 if is_full else 16),
+            bars=black_bars(luma, small.luma, 0 if is_full else 16),
             text=text_share(middle),
             axis_edges=axis_edge_share(middle),
             edges=edge_density(middle),

@@ -15,6 +15,7 @@ from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as pads
 import pyarrow.fs as pafs
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from curation.frames import local_path
-from schemas.tables import VIDEOS, TableSpec, check_version, to_arrow
+from schemas.tables import FAILURES, VIDEOS, TableSpec, check_version, to_arrow
 
 _PART, _SUFFIX = "part-", ".parquet"
 
@@ -118,9 +119,20 @@ class Dataset:
     def write_shard(self, shard: str, tables: Sequence[tuple[TableSpec, Iterable[Mapping[str, Any]]]]) -> None:
         """Write one file per table, each atomically and in the order given, which must end with videos: the commit."""
         for spec, rows in tables:
-            sink = pa.BufferOutputStream()
-            pq.write_table(to_arrow(spec, map(dict, rows)), sink, compression="zstd")
-            self._write_bytes(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), sink.getvalue())
+            self._write_table(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), to_arrow(spec, map(dict, rows)))
+
+    def _write_table(self, path: str, table: pa.Table) -> None:
+        sink = pa.BufferOutputStream()
+        pq.write_table(table, sink, compression="zstd")
+        self._write_bytes(path, sink.getvalue())
+
+    def drop_failures(self, uris: set[str]) -> None:
+        """Remove the rows of these inputs from failures/, so that they count as pending."""
+        for path in self.files(FAILURES).values():
+            table = pq.read_table(path, schema=FAILURES.schema, filesystem=self._arrow_fs)
+            kept = table.filter(pc.invert(pc.is_in(table["uri"], value_set=pa.array(sorted(uris), pa.string()))))
+            if kept.num_rows < table.num_rows:
+                self._write_table(path, kept)
 
     def write_run(self, run_id: str, record: Mapping[str, Any]) -> str:
         """Store a run record as runs/<run_id>.json and return its path."""

@@ -21,6 +21,11 @@ def unreadable_id(uri: str) -> str:
     return _hash("unreadable", uri)
 
 
+def duplicate_id(video_id: str, uri: str) -> str:
+    """Id of an input as a copy of a content that another input holds."""
+    return _hash("duplicate", video_id, uri)
+
+
 def clip_id(video_id: str, start_frame: int, num_frames: int) -> str:
     """Id of a span of a video; a clip found again by another run keeps its id."""
     return _hash("clip", video_id, start_frame, num_frames)

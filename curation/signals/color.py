@@ -26,27 +26,31 @@ def color(bgr: np.ndarray) -> Color:
 
     Colorfulness after Hasler and Suesstrunk, "Measuring colourfulness in natural images" (SPIE 2003), equation 1.
     """
-    pixels = bgr.reshape(-1, 3).astype(np.float32)
-    blue, green, red = pixels.T
-    red_green, yellow_blue = red - green, (red + green) / 2 - blue
-    spread = np.hypot(red_green.std(), yellow_blue.std())
-    center = np.hypot(red_green.mean(), yellow_blue.mean())
-    mean_blue, mean_green, mean_red = (float(channel.mean()) for channel in (blue, green, red))
-    total = mean_red + mean_blue
+    blue, green, red = (channel.astype(np.float32) for channel in cv2.split(bgr))
+    (red_green, rg_spread), (yellow_blue, yb_spread) = _mean_and_deviation(red - green), _mean_and_deviation((red + green) / 2 - blue)
+    means = cv2.mean(bgr)[:3]
+    total = means[2] + means[0]
     hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+    chroma = cv2.multiply(hsv[..., 1], hsv[..., 2], scale=1 / 255)  # saturation times value: max - min of the channels
     return Color(
-        colorfulness=float(spread + 0.3 * center),
-        saturation=float((pixels.max(1) - pixels.min(1)).mean() / 255),
-        warmth=(mean_red - mean_blue) / total if total else 0.0,
-        cast=(max(mean_red, mean_green, mean_blue) - min(mean_red, mean_green, mean_blue)) / 255,
-        dominant=_dominant(hsv),
+        colorfulness=float(np.hypot(rg_spread, yb_spread) + 0.3 * np.hypot(red_green, yellow_blue)),
+        saturation=cv2.mean(chroma)[0] / 255,
+        warmth=(means[2] - means[0]) / total if total else 0.0,
+        cast=(max(means) - min(means)) / 255,
+        dominant=_dominant(hsv[..., 0], chroma),
     )
 
 
-def _dominant(hsv: np.ndarray) -> str:
-    hue, chroma = hsv[..., 0].ravel() * 2, hsv[..., 1].ravel().astype(np.float64) * hsv[..., 2].ravel() / 255**2
-    colored = chroma > 0.08
-    if colored.mean() < 0.1:
+def _mean_and_deviation(values: np.ndarray) -> tuple[float, float]:
+    mean, deviation = cv2.meanStdDev(values)
+    return mean.item(), deviation.item()
+
+
+def _dominant(hue: np.ndarray, chroma: np.ndarray) -> str:
+    """Name of the commonest hue; hue in OpenCV's half degrees and chroma, both uint8 [H, W]."""
+    colored = chroma > 20
+    if np.count_nonzero(colored) < 0.1 * chroma.size:
         return _GRAY
-    weights = np.bincount(np.searchsorted(_HUE_EDGES_DEGREES, hue[colored], side="right") % len(_HUES), chroma[colored], len(_HUES))
-    return _HUES[int(weights.argmax())]
+    per_degree = np.bincount(hue[colored], chroma[colored], 180)
+    names = np.searchsorted(_HUE_EDGES_DEGREES, np.arange(180) * 2, side="right") % len(_HUES)
+    return _HUES[int(np.bincount(names, per_degree).argmax())]

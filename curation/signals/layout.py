@@ -21,8 +21,13 @@ class Bars:
     right: int
 
 
-def black_bars(luma: np.ndarray, black: int = 0) -> Bars | None:
-    """Black bars of luma uint8 [H, W] whose black is at level `black`; None for a picture too dark to tell."""
+def black_bars(luma: np.ndarray, small: np.ndarray, black: int = 0) -> Bars | None:
+    """Black bars of luma uint8 [H, W] whose black is at level `black`; None for a picture too dark to tell.
+
+    `small` is the same picture reduced and in full range: where none of its sides is dark, no bar is looked for.
+    """
+    if min(side.max() for side in (small[0], small[-1], small[:, 0], small[:, -1])) > 2 * _BLACK:
+        return Bars(0, 0, 0, 0)
     bright_rows = np.flatnonzero(luma.max(axis=1) > black + _BLACK)
     bright_columns = np.flatnonzero(luma.max(axis=0) > black + _BLACK)
     height, width = luma.shape

@@ -1,0 +1,1 @@
+"""The command line and the engines: one small module per command."""

@@ -1,0 +1,59 @@
+"""The `reelmill` command: registers every command and turns errors into one line and an exit status."""
+
+import sys
+from collections.abc import Iterator
+
+import typer
+
+from jobs.curate import curate
+from jobs.manifest import manifest
+from jobs.query import query
+from jobs.report import report
+from jobs.status import status
+from jobs.train import sample, train
+
+app = typer.Typer(
+    name="reelmill",
+    help="Raw reels to training data for video generation, and training on it.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+for command in (curate, status, query, manifest, report, train, sample):
+    app.command()(command)
+
+
+def main() -> None:
+    """Entry point. Exit status: 0 done, 1 could not run, 2 wrong usage, 3 done with failures recorded."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if not isinstance(error, tuple(_expected())):
+            raise
+        print(f"reelmill: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _expected() -> Iterator[type[Exception]]:
+    """Errors that a user can mend, of the modules that were loaded for this command; all others are bugs and show themselves."""
+    yield from (OSError, ImportError)
+    for module, names in _USER_ERRORS.items():
+        if module in sys.modules:
+            yield from (getattr(sys.modules[module], name) for name in names)
+
+
+_USER_ERRORS = {
+    "curation.sources": ("SourceError",),
+    "curation.storage": ("DatasetError",),
+    "jobs.curate": ("ProfileError",),
+    "jobs.engines": ("EngineError",),
+    "labeling.query": ("QueryError",),
+    "schemas.manifest": ("ManifestError",),
+    "schemas.tables": ("SchemaVersionError",),
+    "schemas.tags": ("UnknownTagError",),
+    "training.config": ("TrainError",),
+}
