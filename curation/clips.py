@@ -38,7 +38,7 @@ class _Clip:
 
     @property
     def measures(self) -> list[Measures]:
-        return [sample.measures for sample in self.samples if sample.measures is not None]
+        return [sample.measures for sample in self.samples]
 
     @property
     def stats(self) -> FrameStats:
@@ -97,7 +97,7 @@ def _cut_out(scan: Scan, span: ClipSpan, video: VideoRecord, config: ScanConfig)
     end = span.start_frame + span.num_frames
     start_s, end_s = float(time_s[span.start_frame]), float(frame_ends(time_s)[end - 1])
     samples = [sample for sample in scan.samples if span.start_frame <= sample.frame < end]
-    bars = common_bars([sample.measures.bars for sample in samples if sample.measures], video.width, video.height)
+    bars = common_bars([sample.measures.bars for sample in samples], video.width, video.height)
     record = ClipRecord(
         clip_id=clip_id(video.video_id, span.start_frame, span.num_frames),
         video_id=video.video_id,
@@ -119,17 +119,27 @@ def _cut_out(scan: Scan, span: ClipSpan, video: VideoRecord, config: ScanConfig)
     return _Clip(scan, span, record, samples)
 
 
-def common_bars(found: Iterable[Bars | None], width: int, height: int) -> Bars:
+@dataclass(frozen=True)
+class Crop:
+    """What lies outside the active picture at each side, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
+def common_bars(found: Iterable[Bars | None], width: int, height: int) -> Crop:
     """The black bars that all samples of a clip share; samples too dark to tell are left out."""
     seen = [bars for bars in found if bars is not None]
     if not seen:
-        return Bars(0, 0, 0, 0)
+        return Crop(0, 0, 0, 0)
 
-    def least(side: Callable[[Bars], int], length: int) -> int:
-        thickness = min(map(side, seen))
+    def least(side: Callable[[Bars], int | None], length: int) -> int:
+        thickness = min((value for value in map(side, seen) if value is not None), default=0)
         return thickness if thickness >= max(2, _MIN_BAR * length) else 0
 
-    return Bars(
+    return Crop(
         top=least(lambda bars: bars.top, height),
         bottom=least(lambda bars: bars.bottom, height),
         left=least(lambda bars: bars.left, width),

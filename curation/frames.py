@@ -162,11 +162,11 @@ def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog) -> I
     errors_in_a_row = 0
     try:
         for packet in container.demux(streams):
-            index, size, dts = packet.stream_index, packet.size, packet.dts
+            index, size, dts = packet.stream.index, packet.size, packet.dts
             if dts is not None:
                 ends[index] = max(ends[index], dts + (packet.duration or 0))
             if index != wanted or (size == 0 and dts is not None):
-                continue  # an empty packet with a time repeats the last picture
+                continue  # an empty packet with a time repeats the last picture; without one it ends the stream
             try:
                 for frame in context.decode(packet if size else None):
                     log.damaged += frame.is_corrupt

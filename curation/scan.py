@@ -5,6 +5,7 @@ before it alone; for sampled frames the measurements that need full resolution, 
 their tags are made from these afterwards, so a long film can be scanned in pieces with the same result.
 """
 
+import math
 from array import array
 from collections import deque
 from collections.abc import Iterator
@@ -32,6 +33,7 @@ from schemas.records import FailureCode
 _SPOOL_MEMORY = 64 << 20
 _RING_BYTES = 48 << 20
 _RING_FRAMES = 12
+_MIN_AGREEMENT = 0.3  # phase correlation peak below which two pictures do not show the same thing, moved
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A frame that was kept: a keyframe candidate, with measurements where it lies on the sampling grid."""
+    """A frame that was looked at closely: its measurements, and a keyframe candidate."""
 
     frame: int
     time_s: float
@@ -84,7 +86,7 @@ class Sample:
     height: int
     small: Blob  # luma uint8 [small_height, small_width]
     small_shape: tuple[int, int]
-    measures: Measures | None
+    measures: Measures
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,9 @@ class _Scanner:
         if before is not None and before.luma.shape == small.luma.shape:
             step = cv2.norm(small.luma, before.luma, cv2.NORM_L1) / small.luma.size
             if step > 0.3 and deviation.item() > 2:
-                shift = cv2.phaseCorrelate(self.coarse, coarse, self.window)[0]
+                shift, agreement = cv2.phaseCorrelate(self.coarse, coarse, self.window)
+                if agreement < _MIN_AGREEMENT:
+                    shift = (math.nan, math.nan)
             if index % self.flow_stride == 0:
                 self.flow_frames.append(index)
                 self.flows.append(self.flow_meter.measure(before.luma, small.luma, time_s - self.last_time))
@@ -201,7 +205,7 @@ class _Scanner:
             self._close_segment(index)
         self.ring.append(picture)
         if index == 0 or int(time_s / self.interval_s) > int(self.last_time / self.interval_s):
-            self._sample(picture, small, full=True)
+            self._sample(picture, small)
         self.times.append(time_s)
         self.means.append(mean.item())
         self.deviations.append(deviation.item())
@@ -238,7 +242,8 @@ class _Scanner:
         luma = full_range_luma(shrink(luma, SMALL_SIDE), is_full)
         height, width = luma.shape[0] // 4, luma.shape[1] // 4
         u, v = (full_range_chroma(match(plane, height, width), is_full) for plane in chroma) if chroma else (np.full((1, 1), 128, np.uint8),) * 2
-        return SmallPlanes(upright(luma, rotation), upright(u, rotation), upright(v, rotation))
+        # A picture that was not shrunk is still the decoder's own buffer, with padded rows.
+        return SmallPlanes(*(np.ascontiguousarray(upright(plane, rotation)) for plane in (luma, u, v)))
 
     def _close_segment(self, end: int) -> None:
         """See to it that a stretch between two sudden changes, however short, has three keyframe candidates."""
@@ -248,9 +253,9 @@ class _Scanner:
         missing = min(3 - len(taken), len(free))
         for number in range(missing):
             picture = free[(2 * number + 1) * len(free) // (2 * missing)]
-            self._sample(picture, self._small_planes(picture.frame), full=False)
+            self._sample(picture, self._small_planes(picture.frame))
 
-    def _sample(self, picture: Picture, small: SmallPlanes, full: bool) -> None:
+    def _sample(self, picture: Picture, small: SmallPlanes) -> None:
         luma, *chroma = (upright(plane, self.facts.rotation) for plane in planes(picture.frame))
         strips = bands(luma)
         sigma = noise_sigma(strips)
@@ -268,7 +273,7 @@ class _Scanner:
                 height=image.shape[0],
                 small=self._put(small.luma.tobytes()),
                 small_shape=small.luma.shape,
-                measures=self._measure(luma, small, sharp, sigma) if full else None,
+                measures=self._measure(luma, small, sharp, sigma),
             )
         )
 

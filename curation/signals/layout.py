@@ -13,12 +13,12 @@ _LETTER_DENSITY = 0.25  # share of strong vertical strokes in a neighborhood the
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """Rows and columns of black at each side of a picture, in pixels."""
+    """Rows and columns of black at each side of a picture, in pixels; None where it is too dark beside them to tell."""
 
-    top: int
-    bottom: int
-    left: int
-    right: int
+    top: int | None
+    bottom: int | None
+    left: int | None
+    right: int | None
 
 
 def black_bars(luma: np.ndarray, small: np.ndarray, black: int = 0) -> Bars | None:
@@ -41,10 +41,10 @@ def black_bars(luma: np.ndarray, small: np.ndarray, black: int = 0) -> Bars | No
     )
 
 
-def _with_seam(luma: np.ndarray, thickness: int) -> int:
+def _with_seam(luma: np.ndarray, thickness: int) -> int | None:
     """`thickness` where the picture behind it is clearly brighter: a dark sky fades out, a bar ends."""
-    if not thickness or luma[thickness : thickness + 4].mean() - luma[:thickness].mean() < _SEAM:
-        return 0
+    if thickness and luma[thickness : thickness + 4].mean() - luma[:thickness].mean() < _SEAM:
+        return None
     return thickness
 
 

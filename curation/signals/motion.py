@@ -12,8 +12,9 @@ import numpy as np
 
 _MOVING = 0.02  # diagonals per second from which a pixel counts as moving
 _FIT_ROUNDS = 3
+_DIS_SIDE = 36
 _PAN, _ZOOM, _ROLL = 0.025, 0.03, 0.06  # camera speeds that a viewer notices: diagonals/s, 1/s, rad/s
-_SHAKY = 0.06  # diagonals per second of camera jitter
+_SHAKY = 0.05  # diagonals per second of camera jitter
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +40,8 @@ class FlowMeter:
 
     def measure(self, before: np.ndarray, after: np.ndarray, seconds: float) -> Flow:
         """Flow between two small luma planes uint8 [h, w], `seconds` apart."""
-        if min(before.shape) < 16:
-            padding = [(0, max(0, 16 - side)) for side in before.shape]
+        if min(before.shape) < _DIS_SIDE:  # OpenCV 5.0 reads beyond thinner pictures
+            padding = [(0, max(0, _DIS_SIDE - side)) for side in before.shape]
             before, after = np.pad(before, padding, mode="edge"), np.pad(after, padding, mode="edge")
         return summarize(self._dis.calc(before, after, None), seconds)
 
@@ -105,16 +106,18 @@ def fit_camera(u: np.ndarray, v: np.ndarray, step: int) -> Similarity:
 
 
 def jitter(shifts: np.ndarray, seconds: np.ndarray) -> float:
-    """Camera shake: RMS of the frame-to-frame change of camera velocity over its own trend, in diagonals per second.
+    """Camera shake: how far camera velocity strays from its 5-frame mean, in diagonals per second; median over frames.
 
-    shifts: [N, 2] camera motion per frame in diagonals; seconds: [N] frame durations. 0 for fewer than 5 frames.
+    shifts: [N, 2] camera motion per frame in diagonals, NaN where it could not be told; seconds: [N] frame durations.
+    0 for fewer than 5 frames.
     """
     if len(shifts) < 5:
         return 0.0
     velocity = shifts / np.maximum(seconds, 1e-3)[:, None]
     kernel = np.ones(5) / 5
     trend = np.stack([np.convolve(axis, kernel, mode="valid") for axis in velocity.T], axis=1)
-    return float(np.sqrt(np.mean(np.sum((velocity[2:-2] - trend) ** 2, axis=1))))
+    strays = np.hypot(*(velocity[2:-2] - trend).T)
+    return float(np.nanmedian(strays)) if not np.isnan(strays).all() else 0.0
 
 
 @dataclass(frozen=True, slots=True)
