@@ -53,7 +53,7 @@ class ShotConfig:
     min_dissolve_distance: float = 10.0
     dissolve_evidence: float = 0.0
     flat_contrast: float = 3.0
-    max_ramp_s: float = 3.0
+    max_ramp_s: float = 4.0
     flash_s: float = 0.28
     min_shot_s: float = 0.28
 
@@ -91,7 +91,7 @@ def detect_boundaries(features: FrameFeatures, config: ShotConfig = ShotConfig()
     changes = measure_changes(features.thumbnails)
     cuts = find_cuts(features, changes, config)
     fades = find_fades(features, changes, config)
-    dissolves = find_dissolves(features, changes, cuts, config)
+    dissolves = find_dissolves(features, changes, cuts, fades, config)
     return _settle(cuts, fades, dissolves, features, changes, config)
 
 
@@ -299,9 +299,7 @@ def _is_flash(thumbnails: np.ndarray, frame: int, flash_frames: int) -> bool:
 
 def find_fades(features: FrameFeatures, changes: Changes, config: ShotConfig) -> list[Boundary]:
     """Runs of flat frames with the ramps on both sides. A film that is flat from end to end has none."""
-    contrast, level = changes.contrast, changes.means[:, 0]
-    # A sheet of paper or the sky can be quite even too, but is seldom black or white.
-    flat = (contrast < config.flat_contrast) & ((level < 24) | (level > 231)) | (contrast < 0.25 * config.flat_contrast)
+    contrast, flat = changes.contrast, find_flat(changes, config)
     if flat.all():
         return []
     longest = int(np.ceil(config.max_ramp_s / _frame_s(features)))
@@ -309,28 +307,39 @@ def find_fades(features: FrameFeatures, changes: Changes, config: ShotConfig) ->
     edges = np.flatnonzero(np.diff(np.concatenate([[False], flat, [False]])))
     fades = []
     for first, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
-        start = first - _ramp(contrast[max(first - longest, 0) : first][::-1])
-        stop = end + _ramp(contrast[end : end + longest])
+        start = first - _ramp(contrast[max(first - longest, 0) : first + 1][::-1])
+        stop = end + _ramp(contrast[end - 1 : end + longest])
         if end - first > flash_frames or not _comes_back(features.thumbnails, start - 1, stop):
             fades.append(Boundary("fade", start, stop))
     return fades
 
 
-def _ramp(contrast: np.ndarray) -> int:
-    """How many frames, counted away from a flat run, still belong to the fade. contrast: [n], nearest frame first.
+def find_flat(changes: Changes, config: ShotConfig) -> np.ndarray:
+    """Which frames are one even colour: bool [N].
 
-    Contrast grows in proportion to how much of the picture shows, and levels off where the fade ends. A hard cut
-    to black has levelled off at once: no frames.
+    A sheet of paper or the sky can be quite even too, but is seldom black or white: other levels must be stricter.
     """
+    level = changes.means[:, 0]
+    limit = np.where((level < 24) | (level > 231), config.flat_contrast, 0.25 * config.flat_contrast)
+    return changes.contrast < limit
+
+
+def _ramp(contrast: np.ndarray) -> int:
+    """How many frames next to a flat run still belong to the fade.
+
+    contrast: [n], counted away from the run and starting with its last flat frame. In a fade the contrast grows in
+    proportion to how much of the picture shows, and levels off where the picture stands. After a hard cut from
+    black it has levelled off at once: no frames.
+    """
+    growth = contrast[1:] - contrast[0]
     top = 0
-    for k in range(1, len(contrast)):
-        ahead = contrast[k : k + 3].max()
-        if ahead - contrast[top] < 0.25 * 3 * contrast[top] / (top + 1) * min(len(contrast[k : k + 3]), 3) / 3:
+    while top + 1 < len(growth):
+        ahead = growth[top + 1 : top + 4]
+        usual_speed = growth[top] / (top + 1)
+        if (ahead.max() - growth[top]) / len(ahead) < 0.25 * usual_speed:
             break
-        top = k
-    if not len(contrast):
-        return 0
-    return int(np.argmax(contrast[: top + 1] >= 0.95 * contrast[: top + 1].max()))
+        top += 1
+    return int(np.argmax(growth[: top + 1] >= 0.95 * growth[: top + 1].max())) if len(growth) else 0
 
 
 def _comes_back(thumbnails: np.ndarray, before: int, after: int) -> bool:
@@ -345,7 +354,7 @@ def _comes_back(thumbnails: np.ndarray, before: int, after: int) -> bool:
 
 
 def find_dissolves(
-    features: FrameFeatures, changes: Changes, cuts: list[Found], config: ShotConfig
+    features: FrameFeatures, changes: Changes, cuts: list[Found], fades: list[Boundary], config: ShotConfig
 ) -> list[Found]:
     """Dissolves, and fades that never get flat, each with its evidence; not overlapping, in order of time."""
     stride = max(1, round(1 / 25 / _frame_s(features)))
@@ -356,15 +365,22 @@ def find_dissolves(
         for first in range(0, len(vectors), BLOCK)
         for window in _dissolve_windows(vectors, means, contrast, first, config)
     ]
-    taken = np.full(len(vectors), -np.inf)
+    # What a dissolve has to beat to have a frame. Evidence of a cut weighs a little more than that of a dissolve.
+    claim = np.full(len(vectors), -np.inf)
     for cut in cuts:
-        taken[cut.boundary.start // stride] = cut.evidence + 2
+        claim[cut.boundary.start // stride] = cut.evidence + 2
+    for fade in fades:
+        claim[max(fade.start // stride - 2, 0) : -(-fade.end // stride) + 2] = np.inf
     found = []
     for evidence, first, last in sorted(windows, reverse=True):
-        if taken[first + 1 : last + 1].max() > evidence:
+        if claim[first : last + 1].max() >= evidence:
             continue
         start, end = _mixed_frames(vectors, first, last)
-        taken[min(start, first + 1) : max(end, last)] = np.inf
+        while start < first and np.isinf(claim[start : first + 1]).any():
+            start += 1
+        while end > last and claim[last:end].max() == np.inf:
+            end -= 1
+        claim[min(start, first + 1) : max(end, last)] = np.inf
         if end - start < MIN_MIXED or _is_overlay(vectors, first, last):
             continue
         found.append(Found(Boundary("dissolve", start * stride, min(end * stride, features.num_frames)), evidence, True))
@@ -402,7 +418,7 @@ def _dissolve_windows(
             - 5.5 * legs.max(axis=0) / far
             - 5.5 * np.minimum(np.abs(_dip(power, start, length) / apart - 1), 1)
             + 5.0 * unlikeness
-            - 9.0
+            - 9.4
             - config.dissolve_evidence
         )
         for k in np.flatnonzero((evidence > 0) & (largest < (0.4 + 4 / length) * far)):
@@ -515,12 +531,11 @@ def _is_fade(boundary: Boundary, changes: Changes) -> bool:
 
 
 def _merge(boundaries: list[Boundary]) -> list[Boundary]:
-    """Gradual boundaries that share frames become one; it is a fade if one of them is."""
+    """What all but touches a fade becomes one with it. Dissolves do not overlap as they come."""
     merged: list[Boundary] = []
     for one in sorted(boundaries, key=lambda one: one.start):
-        if merged and one.start < merged[-1].end:
+        if merged and one.start <= merged[-1].end + 3 and "fade" in (one.kind, merged[-1].kind):
             last = merged.pop()
-            kind: BoundaryKind = "fade" if "fade" in (last.kind, one.kind) else "dissolve"
-            one = Boundary(kind, last.start, max(last.end, one.end))
+            one = Boundary("fade", last.start, max(last.end, one.end))
         merged.append(one)
     return merged

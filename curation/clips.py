@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from curation.keyframes import Still, choose, encode, missing, read_again
 from curation.scan import FrameStats, Measures, Sample, Scan, ScanConfig
 from curation.shots import ClipSpan, find_clips, frame_ends
 from curation.signals.layout import Bars, static_overlay_share
@@ -16,7 +17,6 @@ from schemas.ids import clip_id
 from schemas.records import ClipRecord, KeyframeRecord, Row, TagRecord, VideoRecord
 from schemas.tags import TAGS, groups
 
-_KEYFRAME_EVERY_S = 4.0
 _OVERLAY_PICTURES = 12
 _MIN_BAR = 0.01  # thinner bars, as a share of the side, are scanning edges and stay
 
@@ -46,6 +46,16 @@ class _Clip:
         return FrameStats(stats.luma_mean[part], stats.luma_deviation[part], stats.step[part], stats.shift[part])
 
 
+@dataclass(frozen=True)
+class Crop:
+    """What lies outside the active picture at each side, in pixels."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+
 def rows(scan: Scan, source: Source, config: ScanConfig) -> Iterator[Row]:
     """All rows of one scanned video, ready to store."""
     video = video_record(scan, source)
@@ -53,7 +63,7 @@ def rows(scan: Scan, source: Source, config: ScanConfig) -> Iterator[Row]:
     for span in find_clips(scan.features, config.shots):
         clip = _cut_out(scan, span, video, config)
         yield clip.record
-        yield from keyframes(clip)
+        yield from keyframes(clip, source.uri, config)
         values = tags(clip, video)
         for group in groups():
             yield TagRecord(group, clip.record.clip_id, {tag.name: values.get(tag.name) for tag in TAGS if tag.group == group})
@@ -119,16 +129,6 @@ def _cut_out(scan: Scan, span: ClipSpan, video: VideoRecord, config: ScanConfig)
     return _Clip(scan, span, record, samples)
 
 
-@dataclass(frozen=True)
-class Crop:
-    """What lies outside the active picture at each side, in pixels."""
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-
-
 def common_bars(found: Iterable[Bars | None], width: int, height: int) -> Crop:
     """The black bars that all samples of a clip share; samples too dark to tell are left out."""
     seen = [bars for bars in found if bars is not None]
@@ -147,25 +147,20 @@ def common_bars(found: Iterable[Bars | None], width: int, height: int) -> Crop:
     )
 
 
-def keyframes(clip: _Clip) -> Iterator[KeyframeRecord]:
-    """The sharpest candidate in each of at least three equal parts of a clip; all candidates where there are no more."""
-    length_s = clip.record.end_s - clip.record.start_s
-    parts = max(3, int(length_s / _KEYFRAME_EVERY_S) + 1)
-    chosen = clip.samples if len(clip.samples) <= parts else spread(clip.samples, parts, clip.span)
-    for index, sample in enumerate(chosen):
-        yield KeyframeRecord(clip.record.clip_id, index, sample.time_s, sample.frame, sample.width, sample.height, clip.scan.blob(sample.jpeg))
-
-
-def spread(samples: list[Sample], parts: int, span: ClipSpan) -> list[Sample]:
-    """`parts` samples in time order: the sharpest of each part of the span, and the sharpest left over for empty parts."""
-    best: dict[int, Sample] = {}
-    for sample in samples:
-        part = (sample.frame - span.start_frame) * parts // span.num_frames
-        if part not in best or sample.sharpness > best[part].sharpness:
-            best[part] = sample
-    taken = {sample.frame for sample in best.values()}
-    rest = sorted((sample for sample in samples if sample.frame not in taken), key=lambda sample: -sample.sharpness)
-    return sorted([*best.values(), *rest[: parts - len(best)]], key=lambda sample: sample.frame)
+def keyframes(clip: _Clip, uri: str, config: ScanConfig) -> Iterator[KeyframeRecord]:
+    """A clip's keyframes in time order: at least three where it has as many frames."""
+    scan, span, record = clip.scan, clip.span, clip.record
+    chosen = choose(clip.samples, span.start_frame, span.num_frames, record.end_s - record.start_s)
+    stills = {sample.frame: Still(scan.blob(sample.jpeg), sample.width, sample.height) for sample in chosen}
+    # The pass foresees nearly all short clips, but not every one between two gradual transitions.
+    late = missing(sorted(stills), span.start_frame, span.num_frames)
+    if late:
+        pictures = read_again(uri, late, [float(scan.features.time_s[frame]) for frame in late])
+        stills |= {
+            frame: encode(picture, scan.facts, config.keyframe_side, config.jpeg_quality) for frame, picture in zip(late, pictures, strict=False)
+        }
+    for index, (frame, still) in enumerate(sorted(stills.items())):
+        yield KeyframeRecord(record.clip_id, index, float(scan.features.time_s[frame]), frame, still.width, still.height, still.jpeg)
 
 
 def tags(clip: _Clip, video: VideoRecord) -> Values:

@@ -219,9 +219,13 @@ class FrameReader:
         self.uri, self.threads = uri, threads
 
     def read(self, frames: Sequence[int], times_s: Sequence[float]) -> np.ndarray:
-        """Frames by number and time, both as `decode` counts them, as uint8 [T, H, W, 3] RGB. Raises MediaError.
+        """Frames by number and time, both as `decode` counts them, as uint8 [T, H, W, 3] RGB. Raises MediaError."""
+        return np.stack([rgb(frame) for frame in self.frames(frames, times_s)])
 
-        `frames` must increase. A frame is recognized by its time after a seek, by its number in a scan from the start.
+    def frames(self, frames: Sequence[int], times_s: Sequence[float]) -> list[av.VideoFrame]:
+        """Frames by number and time, both increasing. Raises MediaError.
+
+        A frame is recognized by its time after a seek, and by its number in a scan from the start.
         """
         with open_media(self.uri) as container:
             stream = video_stream(container, self.threads)
@@ -231,31 +235,30 @@ class FrameReader:
                 found = self._scan(container, video_stream(container, self.threads), frames)
         if len(found) != len(frames):
             raise MediaError(FailureCode.TRUNCATED, f"{len(found)} of {len(frames)} frames asked for are there", decoded_frames=len(found))
-        return np.stack(found)
+        return found
 
-    def _seek(self, container: InputContainer, stream: VideoStream, times_s: Sequence[float]) -> list[np.ndarray] | None:
+    def _seek(self, container: InputContainer, stream: VideoStream, times_s: Sequence[float]) -> list[av.VideoFrame] | None:
         first = next(_frames(container, stream, DecodeLog()), None)
         if first is None or first.time is None or stream.time_base is None:
             return None
         origin, tolerance = first.time, 0.25 / nominal_rate(stream)
         container.seek(int((origin + times_s[0]) / stream.time_base), stream=stream, backward=True)
         stream.codec_context.flush_buffers()
-        wanted, found = list(times_s), []
+        found: list[av.VideoFrame] = []
         for frame in _frames(container, stream, DecodeLog()):
-            if frame.time is None or frame.time - origin > wanted[len(found)] + tolerance:
+            if frame.time is None or frame.time - origin > times_s[len(found)] + tolerance:
                 return None  # landed too late, or a time that was repaired in the scan
-            if abs(frame.time - origin - wanted[len(found)]) <= tolerance:
-                found.append(rgb(frame))
-                if len(found) == len(wanted):
+            if abs(frame.time - origin - times_s[len(found)]) <= tolerance:
+                found.append(frame)
+                if len(found) == len(times_s):
                     return found
         return None
 
-    def _scan(self, container: InputContainer, stream: VideoStream, frames: Sequence[int]) -> list[np.ndarray]:
-        found: list[np.ndarray] = []
-        wanted = set(frames)
+    def _scan(self, container: InputContainer, stream: VideoStream, frames: Sequence[int]) -> list[av.VideoFrame]:
+        wanted, found = set(frames), []
         for picture in decode(container, stream):
             if picture.index in wanted:
-                found.append(rgb(picture.frame))
+                found.append(picture.frame)
                 if len(found) == len(frames):
                     break
         return found

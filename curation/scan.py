@@ -20,6 +20,7 @@ import numpy as np
 
 from curation.frames import DecodeLog, MediaError, Picture, decode, nominal_rate, open_media, planes, upright, video_stream
 from curation.isolate import report
+from curation.keyframes import AT_LEAST, encode, missing
 from curation.probe import StreamFacts, probe
 from curation.shots import ShotConfig
 from curation.signals.change import LUMA_SHAPE, LUMA_SIZE, FrameFeatures, thumbnail
@@ -27,12 +28,13 @@ from curation.signals.color import Color, color
 from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, text_share
 from curation.signals.motion import Flow, FlowMeter
 from curation.signals.picture import Exposure, bands, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
-from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, halve, match, resize_down, shrink, to_bgr
+from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, halve, match, shrink, to_bgr
 from schemas.records import FailureCode
 
 _SPOOL_MEMORY = 64 << 20
 _RING_BYTES = 48 << 20
-_RING_FRAMES = 12
+_RING_FRAMES = 20
+_DRIFT_ON, _DRIFT_OFF = 6.0, 3.0  # mean absolute difference over eight frames, in levels
 _MIN_AGREEMENT = 0.3  # phase correlation peak below which two pictures do not show the same thing, moved
 
 
@@ -80,13 +82,16 @@ class Sample:
 
     frame: int
     time_s: float
-    sharpness: float
     jpeg: Blob
     width: int
     height: int
     small: Blob  # luma uint8 [small_height, small_width]
     small_shape: tuple[int, int]
     measures: Measures
+
+    @property
+    def sharpness(self) -> float:
+        return self.measures.sharpness
 
 
 @dataclass(frozen=True)
@@ -177,6 +182,8 @@ class _Scanner:
         self.samples: list[Sample] = []
         self.ring = deque[Picture](maxlen=max(3, min(_RING_FRAMES, _RING_BYTES // (facts.width * facts.height * 2))))
         self.segment_start = 0
+        self.recent_thumbs = deque[np.ndarray](maxlen=8)
+        self.drifting = False
         self.recent_steps = (0.0, 0.0, 0.0)
         self.small: SmallPlanes | None = None
         self.coarse: np.ndarray | None = None
@@ -201,7 +208,7 @@ class _Scanner:
             if index % self.flow_stride == 0:
                 self.flow_frames.append(index)
                 self.flows.append(self.flow_meter.measure(before.luma, small.luma, time_s - self.last_time))
-        if step > 3 + 2 * max(self.recent_steps):
+        if step > 3 + 2 * max(self.recent_steps) or self._drift_turns(thumb):
             self._close_segment(index)
         self.ring.append(picture)
         if index == 0 or int(time_s / self.interval_s) > int(self.last_time / self.interval_s):
@@ -216,6 +223,14 @@ class _Scanner:
         self.intra += picture.frame.key_frame
         self.recent_steps = (*self.recent_steps[1:], step)
         self.small, self.coarse, self.last_time = small, coarse, time_s
+
+    def _drift_turns(self, thumb: np.ndarray) -> bool:
+        """Whether the picture has just begun or stopped to differ from the one eight frames ago: where a dissolve may end."""
+        drift = cv2.norm(thumb, self.recent_thumbs[0], cv2.NORM_L1) / thumb.size if self.recent_thumbs else 0.0
+        self.recent_thumbs.append(thumb)
+        turns = drift < _DRIFT_OFF if self.drifting else drift > _DRIFT_ON
+        self.drifting ^= turns
+        return turns
 
     def finish(self, log: DecodeLog) -> Scan:
         num_frames = len(self.times)
@@ -246,69 +261,50 @@ class _Scanner:
         return SmallPlanes(*(np.ascontiguousarray(upright(plane, rotation)) for plane in (luma, u, v)))
 
     def _close_segment(self, end: int) -> None:
-        """See to it that a stretch between two sudden changes, however short, has three keyframe candidates."""
+        """See to it that a stretch between two changes, however short, has three keyframe candidates."""
         start, self.segment_start = self.segment_start, end
-        taken = {sample.frame for sample in self.samples[-_RING_FRAMES:] if sample.frame >= start}
-        free = [picture for picture in self.ring if start <= picture.index < end and picture.index not in taken]
-        missing = min(3 - len(taken), len(free))
-        for number in range(missing):
-            picture = free[(2 * number + 1) * len(free) // (2 * missing)]
-            self._sample(picture, self._small_planes(picture.frame))
+        taken = [sample.frame for sample in self.samples[-AT_LEAST:] if sample.frame >= start]
+        held = {picture.index: picture for picture in self.ring if start <= picture.index < end}
+        if held:
+            first = min(held)
+            for index in missing(taken, first, end - first):
+                self._sample(held[index], self._small_planes(held[index].frame))
 
     def _sample(self, picture: Picture, small: SmallPlanes) -> None:
-        luma, *chroma = (upright(plane, self.facts.rotation) for plane in planes(picture.frame))
-        strips = bands(luma)
-        sigma = noise_sigma(strips)
-        sharp = sharpness(strips, sigma)
-        image = self._keyframe(luma, chroma)
-        encoded, jpeg = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, self.config.jpeg_quality])
-        assert encoded
+        luma = upright(planes(picture.frame)[0], self.facts.rotation)
+        still = encode(picture.frame, self.facts, self.config.keyframe_side, self.config.jpeg_quality)
         self.samples.append(
             Sample(
                 frame=picture.index,
                 time_s=picture.time_s,
-                sharpness=sharp,
-                jpeg=self._put(jpeg.tobytes()),
-                width=image.shape[1],
-                height=image.shape[0],
+                jpeg=self._put(still.jpeg),
+                width=still.width,
+                height=still.height,
                 small=self._put(small.luma.tobytes()),
                 small_shape=small.luma.shape,
-                measures=self._measure(luma, small, sharp, sigma),
+                measures=self._measure(luma, small),
             )
         )
 
-    def _measure(self, luma: np.ndarray, small: SmallPlanes, sharp: float, sigma: float) -> Measures:
+    def _measure(self, luma: np.ndarray, small: SmallPlanes) -> Measures:
         across, down = neighbor_steps(luma)
+        strips = bands(luma)
+        sigma = noise_sigma(strips)
         is_full = self.facts.is_full_range
         middle = full_range_luma(shrink(luma, 2 * SMALL_SIDE), is_full)
-        tiny = halve(halve(small.luma))
         return Measures(
-            sharpness=sharp,
+            sharpness=sharpness(strips, sigma),
             noise=sigma,
             blockiness=blockiness(across, down),
             combing=combing(luma),
             flat=flat_share(across),
             exposure=exposure(small.luma),
-            color=color(to_bgr(tiny, small.u, small.v)),
+            color=color(to_bgr(halve(halve(small.luma)), small.u, small.v)),
             bars=black_bars(luma, small.luma, 0 if is_full else 16),
             text=text_share(middle),
             axis_edges=axis_edge_share(middle),
             edges=edge_density(middle),
         )
-
-    def _keyframe(self, luma: np.ndarray, chroma: list[np.ndarray]) -> np.ndarray:
-        """BGR picture of at most `keyframe_side` pixels, square pixels, never enlarged. [H, W, 3]"""
-        height, width = luma.shape
-        ratio = self.facts.sample_aspect_ratio
-        width, height = (width * ratio, float(height)) if ratio >= 1 else (float(width), height / ratio)
-        scale = min(1.0, self.config.keyframe_side / max(width, height))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        is_full = self.facts.is_full_range
-        luma = full_range_luma(resize_down(luma, size), is_full)
-        half = max(1, size[0] // 2), max(1, size[1] // 2)
-        pair = [full_range_chroma(resize_down(plane, half), is_full) for plane in chroma]
-        u, v = pair or (np.full(half[::-1], 128, np.uint8),) * 2
-        return to_bgr(luma, u, v)
 
     def _put(self, data: bytes) -> Blob:
         offset = self.spool.seek(0, 2)
