@@ -36,6 +36,7 @@ _SEEKABLE = frozenset({"mov", "matroska"})
 _SIGNATURES = (b"\x1aE\xdf\xa3", b"RIFF", b"OggS", b"FLV", b"GIF8", b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3", b"0&\xb2u")
 _MP4_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 _MAX_SIDE = 16_384
+_LIMITED_RANGE, _FULL_RANGE = 1, 2  # AVColorRange: "MPEG" and "JPEG"
 # Decoding goes on past damaged packets, but not forever: a stream of nothing else is corrupt.
 _MAX_ERRORS_IN_A_ROW = 500
 
@@ -119,7 +120,7 @@ def video_stream(container: InputContainer, threads: int = 1) -> VideoStream:
         if Disposition.attached_pic not in stream.disposition:
             context = stream.codec_context
             if context is None:
-                raise MediaError(FailureCode.UNSUPPORTED, "no decoder for its video codec")
+                raise MediaError(FailureCode.UNSUPPORTED, "its video codec is unknown, or has no decoder here")
             if max(context.width, context.height) > _MAX_SIDE:
                 raise MediaError(FailureCode.TOO_LARGE, f"{context.width}x{context.height} pixels; the limit is {_MAX_SIDE} a side")
             context.thread_count = threads
@@ -200,8 +201,11 @@ def upright(array: np.ndarray, rotation: int) -> np.ndarray:
 
 
 def is_full_range(frame: av.VideoFrame) -> bool:
-    """Whether luma uses all of 0-255 instead of 16-235 (8-bit terms)."""
-    return int(frame.color_range) == 2 or frame.format.name.startswith("yuvj") or frame.format.is_rgb
+    """Whether the luma that `planes` gives uses all of 0-255 instead of 16-235 (8-bit terms)."""
+    name, stated = frame.format.name, int(frame.color_range)
+    if _planar_bits(name) is None:
+        return False  # converted by `planes`, to the limited range
+    return stated == _FULL_RANGE or name.startswith("yuvj") or (name.startswith("gray") and stated != _LIMITED_RANGE)
 
 
 def rgb(frame: av.VideoFrame, width: int | None = None, height: int | None = None) -> np.ndarray:
@@ -271,7 +275,7 @@ def planes(frame: av.VideoFrame) -> list[np.ndarray]:
     """
     bits = _planar_bits(frame.format.name)
     if bits is None:
-        return planes(frame.reformat(format="yuv420p"))
+        return planes(frame.reformat(format="yuv420p", dst_color_range="MPEG"))
     return [_plane(plane, depth) for plane, depth in zip(frame.planes, bits, strict=False)]
 
 

@@ -57,3 +57,7 @@ _USER_ERRORS = {
     "schemas.tags": ("UnknownTagError",),
     "training.config": ("TrainError",),
 }
+
+
+if __name__ == "__main__":
+    main()

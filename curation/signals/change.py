@@ -1,10 +1,11 @@
-"""What one frame leaves behind for shot detection: a thumbnail.
+"""What each frame leaves behind for shot detection, and how frames differ.
 
-In: the small planes of one frame (luma, U and V, full range 0..255). Out: a vector of `THUMBNAIL_SIZE` bytes.
-A thumbnail depends on its own frame alone, so chunks of a long film can be scanned in any order, or at once, and
-their sequences joined with `np.concatenate`. All comparisons between frames happen later, in `curation.boundaries`.
+In: the small planes of one frame (luma, U and V, full range 0..255). Out: a thumbnail, a vector of `THUMBNAIL_SIZE`
+bytes. A thumbnail depends on its own frame alone, so chunks of a long film can be scanned in any order, or at once,
+and their sequences joined with `np.concatenate`. Frames are compared with each other after the pass.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -15,6 +16,13 @@ CHROMA_SHAPE = (12, 16)
 LUMA_SIZE = LUMA_SHAPE[0] * LUMA_SHAPE[1]
 CHROMA_SIZE = CHROMA_SHAPE[0] * CHROMA_SHAPE[1]
 THUMBNAIL_SIZE = LUMA_SIZE + 2 * CHROMA_SIZE
+PLANE_SIZES = np.array([LUMA_SIZE, CHROMA_SIZE, CHROMA_SIZE], np.float32)
+
+BLOCK = 2048  # frames worked on at once, which bounds memory for long films
+
+# Bins and weight of each plane's histogram. Chroma lies close together and needs fine bins; it weighs less, because
+# it tells less, and in a gray film nothing.
+_HISTOGRAMS = ((32, 1.0), (64, 0.25), (64, 0.25))
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,11 @@ class FrameFeatures:
         return len(self.time_s)
 
     @property
+    def frame_s(self) -> float:
+        """The usual time from one frame to the next, in seconds."""
+        return max(float(np.median(np.diff(self.time_s))), 1e-3) if self.num_frames > 1 else 1e-3
+
+    @property
     def luma(self) -> np.ndarray:
         """uint8 [N, 24, 32], a view."""
         return self.thumbnails[:, :LUMA_SIZE].reshape(-1, *LUMA_SHAPE)
@@ -48,6 +61,22 @@ class FrameFeatures:
     def chroma(self) -> np.ndarray:
         """uint8 [N, 2, 12, 16], U then V, a view."""
         return self.thumbnails[:, LUMA_SIZE:].reshape(-1, 2, *CHROMA_SHAPE)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Series over the frames of a film, made from its thumbnails. The first entry of both steps is 0.
+
+    step: float32 [N], RMS distance to the frame before, 0..255.
+    histogram_step: float32 [N], distance of the histograms to those of the frame before, 0..1.5.
+    means: float32 [N, 3], mean of each plane.
+    contrast: float32 [N], RMS deviation of a thumbnail from the means of its planes.
+    """
+
+    step: np.ndarray
+    histogram_step: np.ndarray
+    means: np.ndarray
+    contrast: np.ndarray
 
 
 def thumbnail(luma: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
@@ -74,3 +103,57 @@ def _shrink(plane: np.ndarray, out: np.ndarray) -> None:
         half = (width // 2, height // 2)
         plane = cv2.resize(plane[: 2 * half[1], : 2 * half[0]], half, interpolation=cv2.INTER_AREA)
     cv2.resize(plane, (out.shape[1], out.shape[0]), dst=out, interpolation=cv2.INTER_AREA)
+
+
+def measure_changes(thumbnails: np.ndarray) -> Changes:
+    """The series of a film. thumbnails: uint8 [N, THUMBNAIL_SIZE]."""
+    num_frames = len(thumbnails)
+    step = np.zeros(num_frames, np.float32)
+    histogram_step = np.zeros(num_frames, np.float32)
+    means = np.empty((num_frames, 3), np.float32)
+    contrast = np.empty(num_frames, np.float32)
+    for first in range(0, num_frames, BLOCK):
+        # The last frame of the block before is taken along, to step from.
+        begin, end = max(first - 1, 0), min(first + BLOCK, num_frames)
+        block = thumbnails[begin:end]
+        step[begin + 1 : end] = rms(np.diff(block.astype(np.float32), axis=0))
+        histogram_step[begin + 1 : end] = 0.5 * np.abs(np.diff(_histograms(block), axis=0)).sum(axis=1)
+        means[begin:end], contrast[begin:end] = _means_and_contrast(block)
+    return Changes(step, histogram_step, means, contrast)
+
+
+def rms(rows: np.ndarray) -> np.ndarray:
+    """Root mean square of each row: [n, k] to [n]."""
+    return np.asarray(np.sqrt(np.einsum("ij,ij->i", rows, rows) / rows.shape[1]))
+
+
+def distances(thumbnails: np.ndarray, picture: np.ndarray) -> np.ndarray:
+    """RMS distance of each thumbnail [n, THUMBNAIL_SIZE] to `picture` [THUMBNAIL_SIZE]: float32 [n]."""
+    return rms(thumbnails.astype(np.float32) - picture)
+
+
+def _planes(block: np.ndarray) -> Iterator[np.ndarray]:
+    yield block[:, :LUMA_SIZE]
+    yield block[:, LUMA_SIZE : LUMA_SIZE + CHROMA_SIZE]
+    yield block[:, LUMA_SIZE + CHROMA_SIZE :]
+
+
+def _means_and_contrast(block: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    values = block.astype(np.float32)
+    means = np.stack([plane.mean(axis=1) for plane in _planes(values)], axis=1)
+    squares = np.einsum("ij,ij->i", values, values) - means**2 @ PLANE_SIZES
+    return means, np.sqrt(np.maximum(squares, 0) / THUMBNAIL_SIZE)
+
+
+def _histograms(block: np.ndarray) -> np.ndarray:
+    """Weighted histograms of the three planes side by side, float32 [n, bins].
+
+    They are smoothed over neighboring bins, so that a small change of exposure does not move peaks from bin to bin.
+    """
+    parts = []
+    for plane, (bins, weight) in zip(_planes(block), _HISTOGRAMS, strict=True):
+        bin_of = (plane.astype(np.int32) * bins >> 8) + bins * np.arange(len(plane), dtype=np.int32)[:, None]
+        counts = np.bincount(bin_of.ravel(), minlength=bins * len(plane)).reshape(-1, bins)
+        shares = np.pad(counts * np.float32(weight / plane.shape[1]), ((0, 0), (1, 1)), mode="edge")
+        parts.append(0.25 * shares[:, :-2] + 0.5 * shares[:, 1:-1] + 0.25 * shares[:, 2:])
+    return np.concatenate(parts, axis=1)

@@ -43,22 +43,23 @@ class FlowMeter:
         if min(before.shape) < _DIS_SIDE:  # OpenCV 5.0 reads beyond thinner pictures
             padding = [(0, max(0, _DIS_SIDE - side)) for side in before.shape]
             before, after = np.pad(before, padding, mode="edge"), np.pad(after, padding, mode="edge")
-        return summarize(self._dis.calc(before, after, None), seconds)
+        return summarize(self._dis.calc(np.ascontiguousarray(before), np.ascontiguousarray(after), None), seconds)
 
 
 def summarize(field: np.ndarray, seconds: float) -> Flow:
     """Facts of a flow field float32 [h, w, 2] (x right, y down, pixels), of frames `seconds` apart."""
     height, width = field.shape[:2]
+    step = max(1, max(height, width) // 40)
     per_second = 1.0 / max(seconds, 1e-3)
     scale = per_second / float(np.hypot(height, width))
-    u, v = np.ascontiguousarray(field[1::3, 1::3, 0]), np.ascontiguousarray(field[1::3, 1::3, 1])
-    speed = cv2.magnitude(u, v).ravel() * scale
-    camera = fit_camera(u, v, 3)
+    u, v = cv2.split(np.ascontiguousarray(field[step // 2 :: step, step // 2 :: step]))
+    speed = np.hypot(u, v).ravel() * np.float32(scale)
+    camera = fit_camera(u, v, step)
     high = int(0.95 * (len(speed) - 1))
     return Flow(
-        mean=cv2.mean(speed)[0],
+        mean=float(speed.mean()),
         p95=float(np.partition(speed, high)[high]),
-        moving=np.count_nonzero(speed > _MOVING) / len(speed),
+        moving=float(np.count_nonzero(speed > _MOVING) / len(speed)),
         foreground=camera.residual * scale,
         pan=-camera.shift_x * scale,
         tilt=camera.shift_y * scale,
@@ -95,14 +96,15 @@ def fit_camera(u: np.ndarray, v: np.ndarray, step: int) -> Similarity:
     design = _grid(*u.shape, step)
     target = np.concatenate([u.ravel(), v.ravel()])
     points = u.size
-    keep = np.ones(points, bool)
+    weights = np.ones(2 * points, np.float32)
     for _ in range(_FIT_ROUNDS):
-        both = np.concatenate([keep, keep])
-        part = design[both]
-        solution = np.linalg.lstsq(part.T @ part, part.T @ target[both], rcond=None)[0]
-        error = cv2.magnitude(*np.split(target - design @ solution, 2)).ravel()
-        keep = error <= np.partition(error, points // 2)[points // 2]
-    return Similarity(*(float(value) for value in solution), residual=cv2.mean(error)[0])
+        weighted = design.T * weights
+        # The tiny ridge decides for no motion where the points cannot tell, as in a picture of one row.
+        solution = np.linalg.solve(weighted @ design + 1e-6 * np.eye(4, dtype=np.float32), weighted @ target)
+        across, down = np.split(target - design @ solution, 2)
+        error = np.hypot(across, down)
+        weights = np.tile(error <= np.partition(error, points // 2)[points // 2], 2).astype(np.float32)
+    return Similarity(*(float(value) for value in solution), residual=float(error.mean()))
 
 
 def jitter(shifts: np.ndarray, seconds: np.ndarray) -> float:

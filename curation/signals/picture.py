@@ -8,6 +8,7 @@ import numpy as np
 _NOISE_ENERGY = 36.0  # sum of squares of Immerkaer's mask: what it multiplies the variance of white noise by
 _LAPLACIAN_ENERGY = 20.0  # the same for the 4-neighbor Laplacian
 _SHARPNESS_HALF = 12.0  # standard deviation of the Laplacian, in 8-bit levels, that counts as 0.5
+_QUARTILE = 0.94  # lower quartile over mean of the tiles of a picture that is noise alone
 _TILE = 16
 _BANDS = 6
 
@@ -59,7 +60,7 @@ def noise_sigma(strips: list[np.ndarray]) -> float:
     lower quartile, so that texture, which fills some tiles, does not count as noise, which fills all.
     """
     tiles = np.concatenate([_noise_tiles(strip) for strip in strips])
-    return float(np.percentile(tiles, 25) * np.sqrt(np.pi / 2 / _NOISE_ENERGY)) if len(tiles) else 0.0
+    return float(np.percentile(tiles, 25) / _QUARTILE * np.sqrt(np.pi / 2 / _NOISE_ENERGY)) if len(tiles) else 0.0
 
 
 def _noise_tiles(luma: np.ndarray) -> np.ndarray:

@@ -1,0 +1,65 @@
+"""The manifest: same rows, same bytes; any change is found."""
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from schemas.manifest import REQUIRED_COLUMNS, ManifestError, read_manifest, write_manifest
+
+
+@pytest.fixture
+def rows() -> pa.Table:
+    text = {"clip_id", "video_id", "uri"}
+    return pa.table({name: ["b", "a", "c"] if name in text else [1, 2, 3] for name in REQUIRED_COLUMNS} | {"motion_mean": [0.1, None, 0.3]})
+
+
+def freeze(path, rows):
+    return write_manifest(path, rows, "motion_mean > 0", {"clips/part-x.parquet": "00"}, {"motion_mean": {"mean": 0.2}})
+
+
+def test_round_trip(tmp_path, rows):
+    digest = freeze(tmp_path / "m.parquet", rows)
+    read = read_manifest(tmp_path / "m.parquet")
+    assert read.digest == digest
+    assert read.rows["clip_id"].to_pylist() == ["a", "b", "c"]
+    assert read.rows["motion_mean"].to_pylist() == [None, 0.1, 0.3]
+    assert (read.facts.predicate, read.facts.num_rows) == ("motion_mean > 0", 3)
+    assert read.facts.shards == {"clips/part-x.parquet": "00"}
+    assert pq.read_table(tmp_path / "m.parquet").num_rows == 3, "any Parquet reader can read it"
+
+
+def test_the_order_of_rows_does_not_change_the_bytes(tmp_path, rows):
+    freeze(tmp_path / "one.parquet", rows)
+    freeze(tmp_path / "two.parquet", rows.take([2, 0, 1]))
+    assert (tmp_path / "one.parquet").read_bytes() == (tmp_path / "two.parquet").read_bytes()
+
+
+def test_any_flipped_byte_is_found(tmp_path, rows):
+    path = tmp_path / "m.parquet"
+    freeze(path, rows)
+    whole = path.read_bytes()
+    pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for position in range(4, pages, 37):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 1]) + whole[position + 1 :])
+        with pytest.raises(ManifestError, match="changed after it was frozen"):
+            read_manifest(path)
+
+
+def test_changed_facts_are_found(tmp_path, rows):
+    path = tmp_path / "m.parquet"
+    freeze(path, rows)
+    path.write_bytes(path.read_bytes().replace(b"motion_mean > 0", b"motion_mean > 9"))
+    with pytest.raises((ManifestError, OSError)):
+        read_manifest(path)
+
+
+def test_other_files_are_refused(tmp_path, rows):
+    (tmp_path / "text").write_text("no manifest at all")
+    pq.write_table(rows, tmp_path / "plain.parquet")
+    for name in ("text", "plain.parquet"):
+        with pytest.raises(ManifestError, match="reelmill manifest"):
+            read_manifest(tmp_path / name)
+    with pytest.raises(FileNotFoundError):
+        read_manifest(tmp_path / "missing.parquet")
+    with pytest.raises(ManifestError, match="start_frame"):
+        write_manifest(tmp_path / "x.parquet", rows.drop_columns(["start_frame"]), "", {}, {})
