@@ -13,12 +13,11 @@ from scenedetect.common import FrameTimecode
 from scenedetect.detectors import AdaptiveDetector
 
 from curation.boundaries import Boundary, Found, ShotConfig
-from curation.signals.change import PLANE_SIZES, THUMBNAIL_SIZE, Changes, FrameFeatures, distances
+from curation.signals.change import PLANE_SIZES, THUMBNAIL_SIZE, Changes, FrameFeatures, distances, is_moved
 
 _NUM_RIVALS = 8  # moving steps looked at on each side of a candidate
 _RIVALS_WITHIN_S = 1.2
 _PAN_REACH = 3  # pixels of the thumbnail, a tenth of the picture
-_PAN_RESIDUAL = 0.5
 _UNLIKE = 0.5
 _UNLIKE_HISTOGRAM = 0.3
 _DOUBT = 0.5
@@ -82,7 +81,8 @@ def find_cuts(features: FrameFeatures, changes: Changes, config: ShotConfig) -> 
     found = []
     for number in np.flatnonzero(evidence > 0):
         frame = int(measures.frame[number])
-        if is_flash(features.thumbnails, frame, flash_frames) or is_pan(features.luma, frame):
+        is_pan = is_moved(features.luma[frame - 1], features.luma[frame], _PAN_REACH)
+        if is_pan or is_flash(features.thumbnails, frame, flash_frames):
             continue
         unlike = measures.unlikeness[number] > _UNLIKE and measures.histogram_step[number] > _UNLIKE_HISTOGRAM
         found.append(Found(Boundary("cut", frame, frame), float(evidence[number]), bool(unlike)))
@@ -150,15 +150,6 @@ def is_flash(thumbnails: np.ndarray, frame: int, flash_frames: int) -> bool:
     earlier = distances(thumbnails[max(frame - 1 - flash_frames, 0) : frame - 1], here)
     away = np.sqrt(np.mean((here - before) ** 2))
     return bool(min(later.min(initial=np.inf), earlier.min(initial=np.inf)) < 0.5 * away)
-
-
-def is_pan(luma: np.ndarray, frame: int) -> bool:
-    """Whether the frame before, moved by a few pixels, explains most of the step. luma: uint8 [N, 24, 32]."""
-    before, here = luma[frame - 1].astype(np.float32), luma[frame].astype(np.float32)
-    center = here[_PAN_REACH:-_PAN_REACH, _PAN_REACH:-_PAN_REACH]
-    moved = np.lib.stride_tricks.sliding_window_view(before, center.shape)
-    squares = np.mean((moved - center) ** 2, axis=(2, 3))
-    return bool(squares.min() < _PAN_RESIDUAL**2 * squares[_PAN_REACH, _PAN_REACH])
 
 
 def scenedetect_agrees(features: FrameFeatures, frames: np.ndarray) -> np.ndarray:

@@ -71,6 +71,10 @@ class DecodeLog:
     last_error: str = ""
     reached_s: float = 0.0  # end of the last packet of any stream, by the container's clock
 
+    @property
+    def is_damaged(self) -> bool:
+        return self.errors + self.damaged > 0
+
 
 def local_path(uri: str) -> Path | None:
     """Path of a URI on the local file system, or None where it is a URL. A name may hold anything; only a scheme makes a URL."""
@@ -142,18 +146,16 @@ def decode(container: InputContainer, stream: VideoStream, log: DecodeLog | None
     stream breaks down.
     """
     log = log if log is not None else DecodeLog()
-    step = 1.0 / nominal_rate(stream)
-    origin, last, index = None, -step, 0
-    for frame in _frames(container, stream, log):
-        stamp = frame.time
-        if origin is None:
-            origin = stamp if stamp is not None else 0.0
-        time_s = stamp - origin if stamp is not None else math.nan
+    step, tick = 1.0 / nominal_rate(stream), stream.time_base or Fraction(0)
+    origin, last = None, -step
+    for index, frame in enumerate(_frames(container, stream, log)):
+        origin = frame.pts if origin is None else origin
+        time_s = (frame.pts - origin) * tick.numerator / tick.denominator if frame.pts is not None and origin is not None else math.nan
         if not time_s > last + 1e-6:
-            log.repaired_times += index > 0 or stamp is None
+            log.repaired_times += index > 0 or frame.pts is None
             time_s = last + step
         yield Picture(index, time_s, frame)
-        last, index = time_s, index + 1
+        last = time_s
 
 
 def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog) -> Iterator[av.VideoFrame]:
@@ -243,18 +245,19 @@ class FrameReader:
 
     def _seek(self, container: InputContainer, stream: VideoStream, times_s: Sequence[float]) -> list[av.VideoFrame] | None:
         first = next(_frames(container, stream, DecodeLog()), None)
-        if first is None or first.time is None or stream.time_base is None:
+        if first is None or first.pts is None or not stream.time_base:
             return None
-        origin, tolerance = first.time, 0.25 / nominal_rate(stream)
-        container.seek(int((origin + times_s[0]) / stream.time_base), stream=stream, backward=True)
+        ticks = [first.pts + time_s / stream.time_base for time_s in times_s]
+        tolerance = 0.25 / nominal_rate(stream) / stream.time_base
+        container.seek(int(ticks[0]), stream=stream, backward=True)
         stream.codec_context.flush_buffers()
         found: list[av.VideoFrame] = []
         for frame in _frames(container, stream, DecodeLog()):
-            if frame.time is None or frame.time - origin > times_s[len(found)] + tolerance:
+            if frame.pts is None or frame.pts > ticks[len(found)] + tolerance:
                 return None  # landed too late, or a time that was repaired in the scan
-            if abs(frame.time - origin - times_s[len(found)]) <= tolerance:
+            if abs(frame.pts - ticks[len(found)]) <= tolerance:
                 found.append(frame)
-                if len(found) == len(times_s):
+                if len(found) == len(ticks):
                     return found
         return None
 

@@ -17,12 +17,23 @@ from collections.abc import Iterator
 import numpy as np
 
 from curation.boundaries import Boundary, Found, ShotConfig
-from curation.signals.change import BLOCK, LUMA_SIZE, PLANE_SIZES, THUMBNAIL_SIZE, Changes, FrameFeatures, distances
+from curation.signals.change import (
+    BLOCK,
+    LUMA_SHAPE,
+    LUMA_SIZE,
+    PLANE_SIZES,
+    THUMBNAIL_SIZE,
+    Changes,
+    FrameFeatures,
+    distances,
+    is_moved,
+)
 
 _WINDOWS = (8, 11, 15, 20, 27, 37, 50, 68)  # frames from the last old picture to the first new one
 _RATE = 25.0  # frames per second at which dissolves are searched; faster films are thinned out
 _MIN_MIXED = 5  # frames; anything shorter is a blurred cut
 _CUT_ADVANTAGE = 2.0
+_PAN_REACH = 6  # pixels of the thumbnail
 
 
 def find_flat(changes: Changes, config: ShotConfig) -> np.ndarray:
@@ -107,7 +118,8 @@ def find_dissolves(
             continue
         start, end = mixed_frames(pictures, first, last, *_room(claim, first, last))
         claim[start:end] = np.inf
-        if end - start >= _MIN_MIXED and not is_overlay(pictures[first], pictures[last]):
+        is_long = end - start >= _MIN_MIXED
+        if is_long and not is_pan(pictures, first, last) and not is_overlay(pictures[first], pictures[last]):
             # Between two frames that were looked at there may be mixed ones that were not.
             boundary = Boundary("dissolve", (start - 1) * stride + 1, min(end * stride, features.num_frames))
             found.append(Found(boundary, evidence, unlike=True))
@@ -214,6 +226,13 @@ def mixed_frames(pictures: np.ndarray, first: int, last: int, begin: int, stop: 
     while high + 2 < len(share) and (share[high + 2] - share[high]) / 2 > 0.4 * speed:
         high += 1
     return begin + low + 1, begin + high
+
+
+def is_pan(pictures: np.ndarray, first: int, last: int) -> bool:
+    """Whether the window first .. last is mostly one picture that moves; blurred ones can look like a dissolve."""
+    looks = np.linspace(first, last, 5).round().astype(int)
+    luma = pictures[looks, :LUMA_SIZE].reshape(-1, *LUMA_SHAPE)
+    return sum(is_moved(old, new, _PAN_REACH) for old, new in itertools.pairwise(luma)) >= 3
 
 
 def is_overlay(old: np.ndarray, new: np.ndarray) -> bool:

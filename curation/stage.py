@@ -168,6 +168,16 @@ class ScanStage:
 
 
 def scan_source(source: Source, config: ScanConfig, threads: int) -> list[Row]:
-    """All rows of one source. Raises MediaError."""
-    with scan_video(source.uri, config, threads) as scan:
-        return list(rows(scan, source, config))
+    """All rows of one source. Raises MediaError.
+
+    A decoder on several threads conceals damage differently from run to run. Damaged files are therefore scanned once more on
+    one thread, so that a video's rows do not depend on the machine.
+    """
+    try:
+        with scan_video(source.uri, config, threads) as scan:
+            if threads == 1 or not scan.log.is_damaged:
+                return list(rows(scan, source, config))
+    except MediaError:
+        if threads == 1:
+            raise
+    return scan_source(source, config, 1)

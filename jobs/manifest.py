@@ -61,9 +61,11 @@ def manifest(
         scratch.unlink(missing_ok=True)
     hours = _hours(rows)
     if as_json:
-        print(json.dumps({"out": str(out), "rows": rows.num_rows, "hours": hours, "digest": digest, "unchanged": was_there, "tags": statistics}))
+        facts = {"out": str(out), "rows": rows.num_rows, "hours": hours, "digest": digest, "unchanged": was_there}
+        print(json.dumps({**facts, "tags": statistics}))
         return
-    print(f"{out}{' was there already, and is the same' if was_there else ''}\n{rows.num_rows:,} clips, {hours:.4g} hours\ndigest {digest}")
+    print(f"{out}{' was there already, and is the same' if was_there else ''}")
+    print(f"{rows.num_rows:,} clips, {hours:.4g} hours\ndigest {digest}")
     _print_tags(statistics)
 
 

@@ -48,7 +48,8 @@ def grid(headers: Sequence[str], rows: Iterable[Sequence[str]], numbers: Collect
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     for index, header in enumerate(headers):
         if index in numbers:
-            table.add_column(header, justify="right", no_wrap=True, min_width=max(min(len(header), 10), *(len(row[index]) for row in rows), 0))
+            widest = max((len(row[index]) for row in rows), default=0)
+            table.add_column(header, justify="right", no_wrap=True, min_width=max(widest, min(len(header), 10)))
         else:
             table.add_column(header, overflow="ellipsis", no_wrap=True)
     for row in rows:

@@ -27,7 +27,7 @@ class Format(StrEnum):
 def query(
     dataset: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.")],
     predicate: Annotated[str, typer.Argument(help="A condition on the columns of clips, in SQL; `true` keeps all.")] = "true",
-    columns: Annotated[str | None, typer.Option(help="Columns to show, with commas between. [default: all; in a table those of the predicate]")] = None,
+    columns: Annotated[str | None, typer.Option(help="Columns, with commas between. [default: all; in a table the predicate's]")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help=f"Show at most so many clips. [default: all; {TABLE_ROWS} in a table]")] = None,
     format: Annotated[Format | None, typer.Option(help="[default: what the name of --out ends with, else table]")] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,

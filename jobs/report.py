@@ -11,7 +11,7 @@ from jobs.output import write_file
 def report(
     source: Annotated[str, typer.Argument(metavar="DATASET|M.parquet", help="A dataset, or a manifest.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
-    where: Annotated[str | None, typer.Option(help="Predicate whose conditions make the funnel. [default: a common first selection]")] = None,
+    where: Annotated[str | None, typer.Option(help="Predicate that makes the funnel. [default: a common first selection]")] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset to take a manifest's pictures from.")] = None,
     captioner: Annotated[str | None, typer.Option(help="Whose captions the predicate means, where a dataset has several.")] = None,
 ) -> None:

@@ -24,6 +24,8 @@ BLOCK = 2048  # frames worked on at once, which bounds memory for long films
 # it tells less, and in a gray film nothing.
 _HISTOGRAMS = ((32, 1.0), (64, 0.25), (64, 0.25))
 
+_MOVED_RESIDUAL = 0.5
+
 
 @dataclass(frozen=True)
 class FrameFeatures:
@@ -130,6 +132,14 @@ def rms(rows: np.ndarray) -> np.ndarray:
 def distances(thumbnails: np.ndarray, picture: np.ndarray) -> np.ndarray:
     """RMS distance of each thumbnail [n, THUMBNAIL_SIZE] to `picture` [THUMBNAIL_SIZE]: float32 [n]."""
     return rms(thumbnails.astype(np.float32) - picture)
+
+
+def is_moved(old: np.ndarray, new: np.ndarray, reach: int) -> bool:
+    """Whether moving the picture by up to `reach` pixels explains most of its change. old, new: uint8 [24, 32]."""
+    center = new[reach:-reach, reach:-reach].astype(np.float32)
+    moved = np.lib.stride_tricks.sliding_window_view(old.astype(np.float32), center.shape)
+    squares = np.mean((moved - center) ** 2, axis=(2, 3))
+    return bool(squares.min() < _MOVED_RESIDUAL**2 * squares[reach, reach])
 
 
 def _planes(block: np.ndarray) -> Iterator[np.ndarray]:

@@ -23,7 +23,7 @@ class DaskEngine:
         with dask.config.set({"distributed.worker.daemon": False, "distributed.logging.distributed": "error"}):
             try:
                 cluster = self.address or LocalCluster(n_workers=self.workers, threads_per_worker=1, dashboard_address=None)
-                client = Client(cluster, timeout="20s")
+                client = Client(cluster, timeout="10s")
             except (OSError, ValueError) as error:
                 raise EngineError(f"no Dask scheduler answers at {self.address}: {error}") from error
         try:
