@@ -1,0 +1,194 @@
+"""A dataset opened for SQL: one relation of clips, with everything that is known of each in its row.
+
+A Dataset comes in; out goes a `Catalog`, which knows the columns a predicate may name and makes the SQL that joins just
+the tables they live in. The tables stay lazy Arrow datasets in a DuckDB that can reach nothing else, and the JPEGs of
+keyframes are read only by `keyframes`.
+"""
+
+import os
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from curation.storage import Dataset, DatasetError
+from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, tag_table
+from schemas.tags import TAGS
+
+if TYPE_CHECKING:
+    import duckdb
+
+# Facts of the file that would be taken for facts of the clip.
+_VIDEO_PREFIXED = frozenset({"num_frames", "duration_s", "width", "height", "fps"})
+_CAPTION_TEXTS = ("caption_short", "caption_dense", "subject", "action", "scene", "camera", "style", "lighting")
+_CAPTION_FACTS = {
+    "model": pa.string(),
+    "prompt_version": pa.string(),
+    "tokens_in": pa.int64(),
+    "tokens_out": pa.int64(),
+    "seconds": pa.float64(),
+}
+_ORDER = ("uri", "video_id", "start_frame")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one query may use, so that a wrong or hostile predicate ends with an error and not with the machine."""
+
+    seconds: float = 600.0
+    memory: str = "4GB"
+    threads: int = 0  # 0: as many as there are cores
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of the relation `clips`: its name there, and the SQL that gives it from the joined tables."""
+
+    name: str
+    table: str  # alias of the table it lives in
+    sql: str
+    type: pa.DataType
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """A dataset open for queries. `tables` maps the alias of each joined table to its spec."""
+
+    dataset: Dataset
+    tables: Mapping[str, TableSpec]
+    columns: Mapping[str, Column]
+    captioner: str | None
+    shards: frozenset[str]
+    connection: "duckdb.DuckDBPyConnection"
+
+    def select(self, names: Iterable[str]) -> str:
+        """SQL of the relation with (at least) the columns `names`: tables that hold none of them are not read."""
+        columns = [self.columns[name] for name in dict.fromkeys([*_ORDER, *names])]
+        wanted = {column.table for column in columns} - {"c", "v"}
+        joins = [f"LEFT JOIN {quoted(alias)} ON {quoted(alias)}.clip_id = c.clip_id" for alias in self.tables if alias in wanted]
+        listed = ", ".join(f"{column.sql} AS {quoted(column.name)}" for column in columns)
+        return " ".join([f"SELECT {listed} FROM c JOIN v ON v.video_id = c.video_id", *joins])
+
+    @property
+    def order(self) -> str:
+        """SQL of the order in which clips are listed: by file, then by time."""
+        return ", ".join(_ORDER)
+
+    def digests(self) -> dict[str, str]:
+        """Dataset-relative path -> SHA-256 of every file that a query reads."""
+        found = self.dataset.digests(self.tables.values())
+        return {path: digest for path, digest in found.items() if _shard_of(path) in self.shards}
+
+
+def open_catalog(root: str, captioner: str | None = None, limits: Limits | None = None) -> Catalog:
+    """Open the dataset at `root`, with the captions of `captioner` (by default of the only one there is).
+
+    Raises DatasetError where there is no dataset or no such captioner, SchemaVersionError where a newer Reelmill wrote it.
+    """
+    dataset = open_dataset(root)
+    captioner = _choose_captioner(dataset, captioner)
+    # Clips first: what another process commits meanwhile is then in the later tables only, and joins to nothing.
+    tables = {"c": CLIPS, "v": VIDEOS, **{f"tags_{group}": tag_table(group) for group in known_groups(dataset)}}
+    if captioner:
+        tables["captions"] = caption_table(captioner)
+    limits = limits or Limits()
+    connection = _connect(limits)
+    shards = frozenset(dataset.files(CLIPS))
+    for alias, spec in tables.items():
+        connection.register(alias, dataset.scan(spec))
+    connection.execute(f"SET max_execution_time = {round(1000 * limits.seconds)}")
+    connection.execute("SET lock_configuration = true")
+    columns = {column.name: column for alias, spec in tables.items() for column in _columns(alias, spec)}
+    return Catalog(dataset, tables, columns, captioner, shards, connection)
+
+
+def open_dataset(root: str) -> Dataset:
+    """The dataset at `root`. Raises DatasetError where there is none."""
+    dataset = Dataset(root)
+    if not dataset.exists():
+        raise DatasetError(f"no dataset at {root}: run `reelmill curate SOURCE --out {root}`")
+    return dataset
+
+
+def known_groups(dataset: Dataset) -> list[str]:
+    """The tag groups of a dataset that this Reelmill knows, sorted."""
+    return [group for group in dataset.tag_groups() if group in {tag.group for tag in TAGS}]
+
+
+def captioners(dataset: Dataset) -> list[str]:
+    """Names of the captioners whose captions a dataset holds, sorted."""
+    return dataset._folders("captions")
+
+
+def caption_table(captioner: str) -> TableSpec:
+    """Table of one captioner's captions."""
+    texts = [pa.field(name, pa.string()) for name in _CAPTION_TEXTS]
+    facts = [pa.field(name, dtype) for name, dtype in _CAPTION_FACTS.items()]
+    return TableSpec(f"captions/{captioner}", 1, pa.schema([pa.field("clip_id", pa.string(), nullable=False), *texts, *facts]))
+
+
+def caption_columns() -> list[str]:
+    """Names that captions have in the relation `clips`."""
+    return [column.name for column in _columns("captions", caption_table(""))]
+
+
+def keyframes(dataset: Dataset, clip_ids: Collection[str]) -> dict[str, list[bytes]]:
+    """JPEGs of the keyframes of some clips, in time order. Files that hold none of the clips are not read past their ids."""
+    found: list[dict[str, object]] = []
+    chosen = pc.field("clip_id").isin(pa.array(sorted(clip_ids), pa.string()))
+    for fragment in dataset.scan(KEYFRAMES).get_fragments():
+        if fragment.count_rows(filter=chosen):
+            found += fragment.to_table(columns=["clip_id", "index", "jpeg"], filter=chosen).to_pylist()
+    jpegs: dict[str, list[bytes]] = {}
+    for row in sorted(found, key=lambda row: (row["clip_id"], row["index"])):
+        jpegs.setdefault(row["clip_id"], []).append(row["jpeg"])
+    return jpegs
+
+
+def quoted(name: str) -> str:
+    """A name as an SQL identifier."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _choose_captioner(dataset: Dataset, name: str | None) -> str | None:
+    there = captioners(dataset)
+    if name is not None and name not in there:
+        raise DatasetError(f"{dataset.root} has no captions by {name!r}; it has captions by {', '.join(there) or 'no one'}")
+    return name or (there[0] if len(there) == 1 else None)
+
+
+def _columns(alias: str, spec: TableSpec) -> list[Column]:
+    here = [Column(_name_in_view(alias, field.name), alias, f"{quoted(alias)}.{quoted(field.name)}", field.type) for field in spec.schema]
+    if alias == "c":
+        return [*here, Column("duration_s", "c", "c.end_s - c.start_s", pa.float64())]
+    return [column for column in here if column.name not in ("clip_id", "video_id")]  # those of the clip itself
+
+
+def _name_in_view(alias: str, name: str) -> str:
+    if alias == "v" and name in _VIDEO_PREFIXED:
+        return f"video_{name}"
+    return f"caption_{name}" if alias == "captions" and name in _CAPTION_FACTS else name
+
+
+def _connect(limits: Limits) -> "duckdb.DuckDBPyConnection":
+    import duckdb
+
+    connection = duckdb.connect(":memory:", config={"threads": limits.threads or os.cpu_count() or 1})
+    for setting in (
+        f"memory_limit = '{limits.memory}'",
+        "temp_directory = ''",
+        "autoinstall_known_extensions = false",
+        "autoload_known_extensions = false",
+        "allow_community_extensions = false",
+        "python_enable_replacements = false",
+        "python_scan_all_frames = false",
+        "enable_external_access = false",
+    ):
+        connection.execute(f"SET {setting}")
+    return connection
+
+
+def _shard_of(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removeprefix("part-").removesuffix(".parquet")
