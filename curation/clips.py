@@ -8,7 +8,7 @@ import numpy as np
 
 from curation.keyframes import Still, choose, encode, missing, read_again
 from curation.scan import FrameStats, Measures, Sample, Scan, ScanConfig
-from curation.shots import ClipSpan, find_clips, frame_ends
+from curation.shots import ClipSpan, find_clips
 from curation.signals.layout import Bars, static_overlay_share
 from curation.signals.motion import classify_camera, jitter
 from curation.signals.temporal import black_share, flicker, repeats, slideshow
@@ -72,7 +72,7 @@ def rows(scan: Scan, source: Source, config: ScanConfig) -> Iterator[Row]:
 def video_record(scan: Scan, source: Source) -> VideoRecord:
     """The row of videos/."""
     facts, time_s = scan.facts, scan.features.time_s
-    duration_s = float(frame_ends(time_s)[-1]) if len(time_s) > 1 else 0.0
+    duration_s = float(scan.frame_ends[-1]) if len(time_s) > 1 else 0.0
     gaps = np.diff(time_s)
     return VideoRecord(
         video_id=source.content_id,
@@ -105,7 +105,7 @@ def video_record(scan: Scan, source: Source) -> VideoRecord:
 def _cut_out(scan: Scan, span: ClipSpan, video: VideoRecord, config: ScanConfig) -> _Clip:
     time_s = scan.features.time_s
     end = span.start_frame + span.num_frames
-    start_s, end_s = float(time_s[span.start_frame]), float(frame_ends(time_s)[end - 1])
+    start_s, end_s = float(time_s[span.start_frame]), float(scan.frame_ends[end - 1])
     samples = [sample for sample in scan.samples if span.start_frame <= sample.frame < end]
     bars = common_bars([sample.measures.bars for sample in samples], video.width, video.height)
     record = ClipRecord(

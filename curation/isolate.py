@@ -3,6 +3,7 @@
 import atexit
 import ctypes
 import multiprocessing
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -45,6 +46,8 @@ class Isolated:
     """One worker process, kept between calls and replaced when it dies. Not for use by several threads at once."""
 
     def __init__(self) -> None:
+        # One thread budget per process: idle threads of a linear algebra library would spin beside the decoder's.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")  # the parent runs threads, which a fork would not survive
         self._progress = context.Array("d", 2, lock=False)
         self._pool = ProcessPool(max_workers=1, context=context, initializer=_start, initargs=(self._progress,))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from tempfile import SpooledTemporaryFile
 from typing import IO
 
@@ -22,7 +23,7 @@ from curation.frames import DecodeLog, MediaError, Picture, decode, nominal_rate
 from curation.isolate import report
 from curation.keyframes import AT_LEAST, encode, missing
 from curation.probe import StreamFacts, probe
-from curation.shots import ShotConfig
+from curation.shots import ShotConfig, frame_ends
 from curation.signals.change import LUMA_SHAPE, LUMA_SIZE, FrameFeatures, thumbnail
 from curation.signals.color import Color, color
 from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, text_share
@@ -122,6 +123,11 @@ class Scan:
     @property
     def num_frames(self) -> int:
         return self.features.num_frames
+
+    @cached_property
+    def frame_ends(self) -> np.ndarray:
+        """When each frame leaves the screen, in seconds. [N]"""
+        return frame_ends(self.features.time_s)
 
     def blob(self, blob: Blob) -> bytes:
         """Bytes that the pass put by."""

@@ -44,7 +44,7 @@ def manifest(
     from schemas.tags import TAGS
 
     catalog = open_catalog(dataset, captioner)
-    rows = _portable(run_query(catalog, where)).combine_chunks()
+    rows = run_query(catalog, where).combine_chunks()
     if not rows.num_rows:
         steps = funnel(catalog, where)
         _print_funnel(steps)
@@ -67,17 +67,6 @@ def manifest(
     print(f"{out}{' was there already, and is the same' if was_there else ''}")
     print(f"{rows.num_rows:,} clips, {hours:.4g} hours\ndigest {digest}")
     _print_tags(statistics)
-
-
-def _portable(rows: "pa.Table") -> "pa.Table":
-    """Rows with maps as JSON text: many readers of Parquet know no maps."""
-    import pyarrow as pa
-
-    for index, column in enumerate(rows.schema):
-        if pa.types.is_map(column.type):
-            texts = [json.dumps(dict(value), sort_keys=True) if value is not None else None for value in rows[column.name].to_pylist()]
-            rows = rows.set_column(index, column.name, pa.array(texts, pa.string()))
-    return rows
 
 
 def _put(scratch: Path, out: Path, digest: str) -> bool:

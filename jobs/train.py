@@ -12,12 +12,12 @@ def train(
     config: Annotated[str, typer.Argument(help="A YAML file, or the name of a preset such as tiny.")],
     manifest: Annotated[Path, typer.Option(help="The manifest to train on, as `reelmill manifest` writes it.")],
     out: Annotated[Path, typer.Option(help="Folder of the run: checkpoints, metrics and samples.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out exactly where it was saved.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out where it was saved.")] = False,
 ) -> None:
     """Train on the clips of a manifest.
 
-    Writes checkpoints, metrics.jsonl, TensorBoard logs and sample videos into the folder of the run. It may be killed at
-    any time: with --resume it goes on from the last checkpoint and ends as if it had never stopped.
+    Writes checkpoints, metrics.jsonl, TensorBoard logs and sample videos into the folder of the run. It may be killed
+    at any time: with --resume it goes on from the last checkpoint and ends as if it had never stopped.
 
     Examples:
 
@@ -28,7 +28,8 @@ def train(
     from training.train import train as run_training
 
     result = run_training(config, manifest, out, resume)
-    typer.echo(f"{result.steps} steps in {result.seconds:.0f} s; run: {out}" + (f"; sample: {result.sample}" if result.sample else ""))
+    made = f"; sample: {result.sample}" if result.sample else ""
+    typer.echo(f"{result.steps} steps done, {result.seconds:.0f} s; run: {out}{made}")
     if result.skipped:
         typer.echo(f"{len(result.skipped)} clips could not be read and were skipped")
         raise typer.Exit(DONE_WITH_FAILURES)
@@ -39,11 +40,11 @@ def sample(
     out: Annotated[Path, typer.Option(help="The MP4 to write; its settings go beside it as JSON.")],
     prompt: Annotated[str | None, typer.Option(help="What to show.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Same seed, same video.")] = None,
-    size: Annotated[str | None, typer.Option(help="Width and height in pixels, such as 96x56.")] = None,
+    size: Annotated[str | None, typer.Option(help="Width and height in pixels, such as 64x40.")] = None,
     frames: Annotated[int | None, typer.Option(min=1, help="Number of frames.")] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps from noise to video.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="How strongly to follow the prompt; 1: no guidance.")] = None,
-    tag: Annotated[list[str] | None, typer.Option(help="A tag as a quantile, such as motion_mean=0.9; may be repeated.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="How strongly to follow the prompt.")] = None,
+    tag: Annotated[list[str] | None, typer.Option(help="A tag as a quantile: motion_mean=0.9. Repeatable.")] = None,
 ) -> None:
     """Make a video with a trained run. What is not given is as in the run's config.
 
@@ -51,7 +52,7 @@ def sample(
 
         reelmill sample runs/dogs --prompt "a dog runs" --out dog.mp4
 
-        reelmill sample runs/dogs --size 64x88 --tag motion_mean=0.9 --seed 3 --out fast.mp4
+        reelmill sample runs/dogs --size 40x64 --tag motion_mean=0.9 --seed 3 --out fast.mp4
     """
     wanted = {"prompt": prompt, "seed": seed, "num_frames": frames, "num_steps": steps, "guidance": guidance}
     if size is not None:
@@ -67,7 +68,7 @@ def sample(
 def _size(text: str) -> tuple[int, int]:
     width, _, height = text.partition("x")
     if not (width.isdecimal() and height.isdecimal()):
-        raise typer.BadParameter(f"{text!r} is not a size such as 96x56", param_hint="--size")
+        raise typer.BadParameter(f"{text!r} is not a size such as 64x40", param_hint="--size")
     return int(width), int(height)
 
 

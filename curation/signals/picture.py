@@ -69,7 +69,8 @@ def _noise_tiles(luma: np.ndarray) -> np.ndarray:
     rows, columns = response.shape[0] // _TILE, response.shape[1] // _TILE
     if not (rows and columns):
         return response.mean(keepdims=True).ravel() if response.size else np.zeros(0)
-    return cv2.resize(response[: rows * _TILE, : columns * _TILE], (columns, rows), interpolation=cv2.INTER_AREA).ravel()
+    whole = response[: rows * _TILE, : columns * _TILE].astype(np.float32)  # clean pictures differ below one level
+    return cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA).ravel()
 
 
 def sharpness(strips: list[np.ndarray], sigma: float = 0.0) -> float:

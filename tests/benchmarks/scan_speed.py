@@ -1,0 +1,124 @@
+"""CPU and wall time of the whole curate scan beside the bare ffmpeg decode and scenedetect, in one run on the same files.
+
+    python tests/benchmarks/scan_speed.py [VIDEOS...] [--repeat 3] [--min-height 480]
+
+Each tool is a whole process tree, measured by what the kernel charges it (getrusage of children); its start-up, measured on a
+video of one frame, is taken off. Runs are interleaved and the least of `--repeat` runs counts, since other work on a shared
+machine only adds. Reported as ratios to ffmpeg, with the median over files; absolute seconds are of this machine and this hour.
+"""
+
+import argparse
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+
+ROOT = Path(__file__).parents[2]
+CORPUS = Path(os.environ.get("REELMILL_CORPUS", ROOT.parent / "shared"))
+sys.path.insert(0, str(ROOT))
+
+from curation.frames import MediaError, decode, open_media, video_stream  # noqa: E402
+from tests.video import write_video  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one run of a command took."""
+
+    cpu_s: float
+    wall_s: float
+    peak_mb: float  # of the largest process of the tree
+
+
+def measure(command: list[str]) -> Cost:
+    """Run a command and everything it starts to its end."""
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    wall_s, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode not in (0, 3):
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr.decode()[-500:]}")
+    return Cost(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, wall_s, after.ru_maxrss / 1024)
+
+
+def tools(scratch: Path) -> dict[str, Callable[[Path], list[str]]]:
+    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
+
+    def curate(path: Path) -> list[str]:
+        shutil.rmtree(scratch / "dataset", ignore_errors=True)
+        return [sys.executable, "-m", "jobs.cli", "curate", str(path), "--out", str(scratch / "dataset"), "--workers", "1"]
+
+    return {
+        "ffmpeg": lambda path: [ffmpeg, "-v", "error", "-i", str(path), "-f", "null", "-"],
+        "scenedetect": lambda path: [sys.executable, "-m", "scenedetect", "-i", str(path), "-q", "detect-adaptive"],
+        "reelmill": curate,
+    }
+
+
+def best(command: Callable[[Path], list[str]], path: Path, repeat: int) -> Cost:
+    costs = [measure(command(path)) for _ in range(repeat)]
+    return Cost(min(cost.cpu_s for cost in costs), min(cost.wall_s for cost in costs), max(cost.peak_mb for cost in costs))
+
+
+def shorter_side(path: Path) -> int:
+    try:
+        with open_media(str(path)) as container:
+            frame = next(decode(container, video_stream(container))).frame
+            return min(frame.width, frame.height)
+    except (MediaError, StopIteration):
+        return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("videos", nargs="*", type=Path, help="[default: the corpus]")
+    parser.add_argument("--repeat", type=int, default=3)
+    parser.add_argument("--min-height", type=int, default=480, help="shorter side, in pixels")
+    parser.add_argument("--min-ms", type=float, default=150, help="leave out files that ffmpeg decodes in less CPU time: noise")
+    args = parser.parse_args()
+    videos = args.videos or sorted((CORPUS / "videos").iterdir())
+    videos = [path for path in videos if shorter_side(path) >= args.min_height]
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        commands = tools(scratch)
+        nothing = write_video(scratch / "one.mp4", [np.zeros((64, 64, 3), np.uint8)])
+        start = {name: best(command, nothing, args.repeat + 2) for name, command in commands.items()}
+        print("start-up: " + ", ".join(f"{name} {cost.cpu_s:.2f} s CPU" for name, cost in start.items()))
+        print(f"{'file':44} {'ffmpeg CPU':>10} {'scenedetect':>12} {'reelmill':>9} {'reelmill wall':>14} {'peak MB':>8}")
+        ratios: dict[str, list[float]] = {name: [] for name in ("scenedetect", "reelmill", "wall")}
+        totals = {name: 0.0 for name in commands}
+        for path in videos:
+            rounds = {name: [] for name in commands}
+            for _ in range(args.repeat):
+                for name, command in commands.items():
+                    rounds[name].append(measure(command(path)))
+            cpu = {name: min(cost.cpu_s for cost in costs) - start[name].cpu_s for name, costs in rounds.items()}
+            wall = {name: min(cost.wall_s for cost in costs) - start[name].wall_s for name, costs in rounds.items()}
+            peak = max(cost.peak_mb for cost in rounds["reelmill"])
+            if cpu["ffmpeg"] * 1000 < args.min_ms:
+                continue
+            for name in ("scenedetect", "reelmill"):
+                ratios[name].append(cpu[name] / cpu["ffmpeg"])
+            ratios["wall"].append(wall["reelmill"] / wall["ffmpeg"])
+            for name in totals:
+                totals[name] += cpu[name]
+            row = f"{path.name[:44]:44} {cpu['ffmpeg']:8.2f} s {ratios['scenedetect'][-1]:11.2f}x {ratios['reelmill'][-1]:8.2f}x"
+            print(f"{row} {ratios['wall'][-1]:13.2f}x {peak:8.0f}", flush=True)
+        print(
+            f"{'median of ' + str(len(ratios['reelmill'])) + ' files':44} {'1':>8}   {statistics.median(ratios['scenedetect']):11.2f}x "
+            f"{statistics.median(ratios['reelmill']):8.2f}x {statistics.median(ratios['wall']):13.2f}x"
+        )
+        print(f"{'all files together':44} {'1':>8}   {totals['scenedetect'] / totals['ffmpeg']:11.2f}x {totals['reelmill'] / totals['ffmpeg']:8.2f}x")
+
+
+if __name__ == "__main__":
+    main()
