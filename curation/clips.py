@@ -1,8 +1,9 @@
 """From a scan to rows: the video's own, then each clip with its tags and keyframes."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +11,7 @@ from curation.keyframes import Still, choose, encode, missing, read_again
 from curation.scan import FrameStats, Measures, Sample, Scan, ScanConfig
 from curation.shots import ClipSpan, find_clips
 from curation.signals.layout import Bars, static_overlay_share
-from curation.signals.motion import classify_camera, jitter
+from curation.signals.motion import classify_camera, global_shifts, jitter
 from curation.signals.temporal import black_share, flicker, repeats, slideshow
 from curation.sources import Source
 from schemas.ids import clip_id
@@ -36,6 +37,11 @@ class _Clip:
     def frames(self) -> slice:
         return slice(self.span.start_frame, self.span.start_frame + self.span.num_frames)
 
+    @cached_property
+    def chosen(self) -> list[Sample]:
+        """The samples that become keyframes."""
+        return choose(self.samples, self.span.start_frame, self.span.num_frames, self.record.end_s - self.record.start_s)
+
     @property
     def measures(self) -> list[Measures]:
         return [sample.measures for sample in self.samples]
@@ -43,7 +49,7 @@ class _Clip:
     @property
     def stats(self) -> FrameStats:
         stats, part = self.scan.stats, self.frames
-        return FrameStats(stats.luma_mean[part], stats.luma_deviation[part], stats.step[part], stats.shift[part])
+        return FrameStats(stats.luma_mean[part], stats.luma_deviation[part], stats.step[part])
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,11 @@ def rows(scan: Scan, source: Source, config: ScanConfig) -> Iterator[Row]:
     """All rows of one scanned video, ready to store."""
     video = video_record(scan, source)
     yield video
-    for span in find_clips(scan.features, config.shots):
-        clip = _cut_out(scan, span, video, config)
+    clips = [_cut_out(scan, span, video, config) for span in find_clips(scan.features, config.shots)]
+    late = _late_stills(clips, scan, source.uri, config)
+    for clip in clips:
         yield clip.record
-        yield from keyframes(clip, source.uri, config)
+        yield from keyframes(clip, late)
         values = tags(clip, video)
         for group in groups():
             yield TagRecord(group, clip.record.clip_id, {tag.name: values.get(tag.name) for tag in TAGS if tag.group == group})
@@ -98,7 +105,7 @@ def video_record(scan: Scan, source: Source) -> VideoRecord:
         keyframe_interval_s=scan.keyframe_interval_s,
         decode_errors=scan.log.errors + scan.log.damaged,
         fingerprint=source.fingerprint,
-        extra=source.extra,
+        extra=dict(source.extra),
     )
 
 
@@ -147,20 +154,20 @@ def common_bars(found: Iterable[Bars | None], width: int, height: int) -> Crop:
     )
 
 
-def keyframes(clip: _Clip, uri: str, config: ScanConfig) -> Iterator[KeyframeRecord]:
+def keyframes(clip: _Clip, late: Mapping[int, Still]) -> Iterator[KeyframeRecord]:
     """A clip's keyframes in time order: at least three where it has as many frames."""
-    scan, span, record = clip.scan, clip.span, clip.record
-    chosen = choose(clip.samples, span.start_frame, span.num_frames, record.end_s - record.start_s)
-    stills = {sample.frame: Still(scan.blob(sample.jpeg), sample.width, sample.height) for sample in chosen}
-    # The pass foresees nearly all short clips, but not every one between two gradual transitions.
-    late = missing(sorted(stills), span.start_frame, span.num_frames)
-    if late:
-        pictures = read_again(uri, late, [float(scan.features.time_s[frame]) for frame in late])
-        stills |= {
-            frame: encode(picture, scan.facts, config.keyframe_side, config.jpeg_quality) for frame, picture in zip(late, pictures, strict=False)
-        }
+    record, scan = clip.record, clip.scan
+    stills = {sample.frame: Still(scan.blob(sample.jpeg), sample.width, sample.height) for sample in clip.chosen}
+    stills |= {frame: still for frame, still in late.items() if clip.frames.start <= frame < clip.frames.stop}
     for index, (frame, still) in enumerate(sorted(stills.items())):
         yield KeyframeRecord(record.clip_id, index, float(scan.features.time_s[frame]), frame, still.width, still.height, still.jpeg)
+
+
+def _late_stills(clips: Iterable[_Clip], scan: Scan, uri: str, config: ScanConfig) -> dict[int, Still]:
+    """Keyframes of the few short clips that the pass did not foresee, mostly between two gradual transitions."""
+    wanted = [frame for clip in clips for frame in missing([sample.frame for sample in clip.chosen], clip.span.start_frame, clip.span.num_frames)]
+    pictures = read_again(uri, wanted, [float(scan.features.time_s[frame]) for frame in wanted])
+    return {frame: encode(picture, scan.facts, config.keyframe_side, config.jpeg_quality) for frame, picture in pictures.items()}
 
 
 def tags(clip: _Clip, video: VideoRecord) -> Values:
@@ -254,7 +261,9 @@ def _motion_tags(clip: _Clip) -> Values:
     if not flows:
         return {}
     time_s = scan.features.time_s[clip.frames]
-    shake = jitter(clip.stats.shift[1:], np.diff(time_s))
+    diagonal = np.hypot(clip.record.width, clip.record.height)
+    shifts = global_shifts(scan.features.luma[clip.frames]) * (clip.record.width, clip.record.height) / diagonal
+    shake = jitter(shifts, np.diff(time_s))
     camera = classify_camera(np.array([(flow.pan, flow.tilt, flow.zoom, flow.roll) for flow in flows]), shake)
     return {
         "motion_mean": float(np.mean([flow.mean for flow in flows])),

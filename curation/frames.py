@@ -94,7 +94,7 @@ def open_media(uri: str) -> Iterator[InputContainer]:
             stream.seek(0)
             options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
             try:
-                container = av.open(f"file:{path}" if path else stream, container_options=options, metadata_errors="replace")
+                container = av.open(f"file:{path}" if path else stream, "r", container_options=options, metadata_errors="replace")
             except (av.error.FFmpegError, ValueError) as error:
                 raise _unopened(head, error) from error
             with container:
@@ -158,7 +158,8 @@ def decode(container: InputContainer, stream: VideoStream, log: DecodeLog | None
         last = time_s
 
 
-def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog) -> Iterator[av.VideoFrame]:
+def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog, wanted_from: int | None = None) -> Iterator[av.VideoFrame]:
+    """All frames of a stream, as the decoder gives them; before the tick `wanted_from` only those that others are made from."""
     streams = [stream, *container.streams.audio[:1]]  # sound is not decoded; its packets tell whether the file is whole
     ends, bases = {part.index: 0 for part in streams}, {part.index: part.time_base or 0 for part in streams}
     context, wanted = stream.codec_context, stream.index
@@ -170,6 +171,8 @@ def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog) -> I
                 ends[index] = max(ends[index], dts + (packet.duration or 0))
             if index != wanted or (size == 0 and dts is not None):
                 continue  # an empty packet with a time repeats the last picture; without one it ends the stream
+            if wanted_from is not None:
+                context.skip_frame = "NONREF" if packet.pts is not None and packet.pts < wanted_from else "DEFAULT"
             try:
                 for frame in context.decode(packet if size else None):
                     log.damaged += frame.is_corrupt
@@ -233,6 +236,8 @@ class FrameReader:
 
         A frame is recognized by its time after a seek, and by its number in a scan from the start.
         """
+        if not frames:
+            return []
         with open_media(self.uri) as container:
             stream = video_stream(container, self.threads)
             found = self._seek(container, stream, times_s) if container_name(container) in _SEEKABLE else None
@@ -252,7 +257,7 @@ class FrameReader:
         container.seek(int(ticks[0]), stream=stream, backward=True)
         stream.codec_context.flush_buffers()
         found: list[av.VideoFrame] = []
-        for frame in _frames(container, stream, DecodeLog()):
+        for frame in _frames(container, stream, DecodeLog(), wanted_from=int(ticks[0] - tolerance)):
             if frame.pts is None or frame.pts > ticks[len(found)] + tolerance:
                 return None  # landed too late, or a time that was repaired in the scan
             if abs(frame.pts - ticks[len(found)]) <= tolerance:
@@ -285,8 +290,8 @@ def planes(frame: av.VideoFrame) -> list[np.ndarray]:
 def _plane(plane: av.video.plane.VideoPlane, bits: int) -> np.ndarray:
     height, width, row = plane.height, plane.width, plane.line_size
     if bits == 8:
-        return np.frombuffer(plane, np.uint8, row * height).reshape(height, row)[:, :width]
-    deep = np.frombuffer(plane, np.uint16, row // 2 * height).reshape(height, row // 2)[:, :width]
+        return np.frombuffer(memoryview(plane), np.uint8, row * height).reshape(height, row)[:, :width]
+    deep = np.frombuffer(memoryview(plane), np.uint16, row // 2 * height).reshape(height, row // 2)[:, :width]
     return cv2.convertScaleAbs(deep, alpha=1 / (1 << (bits - 8)))
 
 

@@ -1,7 +1,9 @@
 """Keyframes: a frame as a small JPEG picture, and which frames of a clip to keep."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, TypeVar
 
 import av
@@ -14,6 +16,7 @@ from curation.signals.planes import full_range_chroma, full_range_luma, resize_d
 
 AT_LEAST = 3
 """Keyframes of every clip that has as many frames."""
+_SEEK_S = 10.0  # about the distance of two random-access points
 _EVERY_S = 4.0  # longer clips get one more for each further stretch of this length
 
 
@@ -77,9 +80,14 @@ def missing(taken: Sequence[int], start_frame: int, num_frames: int) -> list[int
     return [free[(2 * number + 1) * len(free) // (2 * count)] for number in range(count)]
 
 
-def read_again(uri: str, frames: Sequence[int], times_s: Sequence[float]) -> list[av.VideoFrame]:
-    """Frames that the pass did not keep; no frames where they cannot be reached a second time."""
-    try:
-        return FrameReader(uri).frames(frames, times_s)
-    except MediaError:
-        return []
+def read_again(uri: str, frames: Sequence[int], times_s: Sequence[float]) -> dict[int, av.VideoFrame]:
+    """Frames by number that the pass did not keep, without those that cannot be reached a second time.
+
+    Frames not far from each other are read together; between distant ones the file is sought.
+    """
+    found: dict[int, av.VideoFrame] = {}
+    starts = [0, *(index for index in range(1, len(frames)) if times_s[index] - times_s[index - 1] > _SEEK_S), len(frames)]
+    for start, end in pairwise(starts):
+        with suppress(MediaError):
+            found |= zip(frames[start:end], FrameReader(uri).frames(frames[start:end], times_s[start:end]), strict=True)
+    return found

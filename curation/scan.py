@@ -5,7 +5,6 @@ before it alone; for sampled frames the measurements that need full resolution, 
 their tags are made from these afterwards, so a long film can be scanned in pieces with the same result.
 """
 
-import math
 from array import array
 from collections import deque
 from collections.abc import Iterator
@@ -21,12 +20,12 @@ import numpy as np
 
 from curation.frames import DecodeLog, MediaError, Picture, decode, nominal_rate, open_media, planes, upright, video_stream
 from curation.isolate import report
-from curation.keyframes import AT_LEAST, encode, missing
+from curation.keyframes import encode, missing
 from curation.probe import StreamFacts, probe
 from curation.shots import ShotConfig, frame_ends
-from curation.signals.change import LUMA_SHAPE, LUMA_SIZE, FrameFeatures, thumbnail
+from curation.signals.change import FrameFeatures, thumbnail
 from curation.signals.color import Color, color
-from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, text_share
+from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, edge_gradients, text_share
 from curation.signals.motion import Flow, FlowMeter
 from curation.signals.picture import Exposure, bands, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
 from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, halve, match, shrink, to_bgr
@@ -35,8 +34,8 @@ from schemas.records import FailureCode
 _SPOOL_MEMORY = 64 << 20
 _RING_BYTES = 48 << 20
 _RING_FRAMES = 20
-_DRIFT_ON, _DRIFT_OFF = 6.0, 3.0  # mean absolute difference over eight frames, in levels
-_MIN_AGREEMENT = 0.3  # phase correlation peak below which two pictures do not show the same thing, moved
+_LOOK_BACK_EVERY = 6
+_DRIFT = 0.12  # mean absolute difference over eight frames, as a share of the contrast
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,6 @@ class FrameStats:
     luma_mean: np.ndarray  # of the small luma plane, in levels
     luma_deviation: np.ndarray
     step: np.ndarray  # mean absolute luma difference to the frame before, in levels; 0 for the first
-    shift: np.ndarray  # [N, 2] picture motion since the frame before, x and y, in picture diagonals
 
 
 @dataclass(frozen=True)
@@ -182,9 +180,9 @@ class _Scanner:
         self.flow_stride = max(1, round(rate / config.flow_rate))
         self.flow_meter = FlowMeter()
         self.times, self.means, self.deviations, self.steps = array("d"), array("f"), array("f"), array("f")
-        self.shifts = array("f")
         self.thumbnails = bytearray()
-        self.flow_frames, self.flows = array("q"), []
+        self.flow_frames = array("q")
+        self.flows: list[Flow] = []
         self.samples: list[Sample] = []
         self.ring = deque[Picture](maxlen=max(3, min(_RING_FRAMES, _RING_BYTES // (facts.width * facts.height * 2))))
         self.segment_start = 0
@@ -192,8 +190,6 @@ class _Scanner:
         self.drifting = False
         self.recent_steps = (0.0, 0.0, 0.0)
         self.small: SmallPlanes | None = None
-        self.coarse: np.ndarray | None = None
-        self.window = cv2.createHanningWindow((LUMA_SHAPE[1], LUMA_SHAPE[0]), cv2.CV_32F)
         self.interlaced = self.intra = 0
         self.last_time = 0.0
 
@@ -201,21 +197,19 @@ class _Scanner:
         index, time_s = picture.index, picture.time_s
         small = self._small_planes(picture.frame)
         thumb = thumbnail(small.luma, small.u, small.v)
-        coarse = thumb[:LUMA_SIZE].reshape(LUMA_SHAPE).astype(np.float32)
         mean, deviation = cv2.meanStdDev(small.luma)
-        step, shift = 0.0, (0.0, 0.0)
+        step = 0.0
         before = self.small
         if before is not None and before.luma.shape == small.luma.shape:
             step = cv2.norm(small.luma, before.luma, cv2.NORM_L1) / small.luma.size
-            if step > 0.3 and deviation.item() > 2:
-                shift, agreement = cv2.phaseCorrelate(self.coarse, coarse, self.window)
-                if agreement < _MIN_AGREEMENT:
-                    shift = (math.nan, math.nan)
             if index % self.flow_stride == 0:
                 self.flow_frames.append(index)
                 self.flows.append(self.flow_meter.measure(before.luma, small.luma, time_s - self.last_time))
-        if step > 3 + 2 * max(self.recent_steps) or self._drift_turns(thumb):
-            self._close_segment(index)
+        turns = self._drift_turns(thumb, deviation.item())
+        if step > 3 + 2 * max(self.recent_steps) or (turns and self.drifting):
+            self._look_back(index)
+        elif turns:
+            self.segment_start = index
         self.ring.append(picture)
         if index == 0 or int(time_s / self.interval_s) > int(self.last_time / self.interval_s):
             self._sample(picture, small)
@@ -223,32 +217,30 @@ class _Scanner:
         self.means.append(mean.item())
         self.deviations.append(deviation.item())
         self.steps.append(step)
-        self.shifts.extend(shift)
         self.thumbnails += thumb.tobytes()
         self.interlaced += picture.frame.interlaced_frame
         self.intra += picture.frame.key_frame
         self.recent_steps = (*self.recent_steps[1:], step)
-        self.small, self.coarse, self.last_time = small, coarse, time_s
+        self.small, self.last_time = small, time_s
 
-    def _drift_turns(self, thumb: np.ndarray) -> bool:
-        """Whether the picture has just begun or stopped to differ from the one eight frames ago: where a dissolve may end."""
+    def _drift_turns(self, thumb: np.ndarray, contrast: float) -> bool:
+        """Whether the picture has just begun or stopped to differ from the one eight frames ago, as in a dissolve."""
         drift = cv2.norm(thumb, self.recent_thumbs[0], cv2.NORM_L1) / thumb.size if self.recent_thumbs else 0.0
         self.recent_thumbs.append(thumb)
-        turns = drift < _DRIFT_OFF if self.drifting else drift > _DRIFT_ON
+        limit = _DRIFT * (contrast + 10)  # a dark or flat picture fades by fewer levels
+        turns = drift < limit / 2 if self.drifting else drift > limit
         self.drifting ^= turns
         return turns
 
     def finish(self, log: DecodeLog) -> Scan:
         num_frames = len(self.times)
-        self._close_segment(num_frames)
+        self._look_back(num_frames)
         time_s = np.array(self.times)
-        height, width = self.facts.height, self.facts.width
-        shift = np.array(self.shifts, np.float32).reshape(-1, 2) * (width / LUMA_SHAPE[1], height / LUMA_SHAPE[0]) / np.hypot(width, height)
         return Scan(
             facts=self.facts,
             log=log,
             features=FrameFeatures(time_s, np.frombuffer(bytes(self.thumbnails), np.uint8).reshape(num_frames, -1)),
-            stats=FrameStats(np.array(self.means), np.array(self.deviations), np.array(self.steps), shift),
+            stats=FrameStats(np.array(self.means), np.array(self.deviations), np.array(self.steps)),
             samples=sorted(self.samples, key=lambda sample: sample.frame),
             flow_frames=np.array(self.flow_frames),
             flows=self.flows,
@@ -266,15 +258,18 @@ class _Scanner:
         # A picture that was not shrunk is still the decoder's own buffer, with padded rows.
         return SmallPlanes(*(np.ascontiguousarray(upright(plane, rotation)) for plane in (luma, u, v)))
 
-    def _close_segment(self, end: int) -> None:
-        """See to it that a stretch between two changes, however short, has three keyframe candidates."""
+    def _look_back(self, end: int) -> None:
+        """A shot may end here: see to it that its last frames, however few, hold keyframe candidates enough."""
         start, self.segment_start = self.segment_start, end
-        taken = [sample.frame for sample in self.samples[-AT_LEAST:] if sample.frame >= start]
         held = {picture.index: picture for picture in self.ring if start <= picture.index < end}
-        if held:
-            first = min(held)
-            for index in missing(taken, first, end - first):
-                self._sample(held[index], self._small_planes(held[index].frame))
+        if not held:
+            return
+        first = min(held)
+        taken = [sample.frame for sample in self.samples[-_RING_FRAMES:] if sample.frame >= first]
+        wanted = missing(taken, first, end - first)
+        wanted += [frame for frame in range(end - 3, first, -_LOOK_BACK_EVERY) if min((abs(frame - other) for other in taken + wanted), default=99) > 2]
+        for frame in sorted(wanted):
+            self._sample(held[frame], self._small_planes(held[frame].frame))
 
     def _sample(self, picture: Picture, small: SmallPlanes) -> None:
         luma = upright(planes(picture.frame)[0], self.facts.rotation)
@@ -298,6 +293,7 @@ class _Scanner:
         sigma = noise_sigma(strips)
         is_full = self.facts.is_full_range
         middle = full_range_luma(shrink(luma, 2 * SMALL_SIDE), is_full)
+        gradients = edge_gradients(middle)
         return Measures(
             sharpness=sharpness(strips, sigma),
             noise=sigma,
@@ -307,9 +303,9 @@ class _Scanner:
             exposure=exposure(small.luma),
             color=color(to_bgr(halve(halve(small.luma)), small.u, small.v)),
             bars=black_bars(luma, small.luma, 0 if is_full else 16),
-            text=text_share(middle),
-            axis_edges=axis_edge_share(middle),
-            edges=edge_density(middle),
+            text=text_share(middle, gradients),
+            axis_edges=axis_edge_share(gradients),
+            edges=edge_density(gradients),
         )
 
     def _put(self, data: bytes) -> Blob:

@@ -67,11 +67,10 @@ _opened = threading.local()
 
 
 def _open(stage: Stage) -> Callable[[Shard], Iterator[Row | Failure]]:
-    """The stage's function, opened once per worker thread."""
-    cache: dict[Stage, Any] = _opened.__dict__
-    if stage not in cache:
-        cache[stage] = stage.open()
-    return cache[stage]  # type: ignore[no-any-return]
+    """The stage's function, kept open by each worker thread."""
+    if getattr(_opened, "stage", None) != stage:
+        _opened.stage, _opened.process = stage, stage.open()
+    return _opened.process
 
 
 def run_shard(job: ShardJob) -> ShardReport:

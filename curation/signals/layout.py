@@ -7,7 +7,7 @@ import numpy as np
 
 _BLACK = 20  # a bar's brightest pixel over black, in levels: coding noise
 _SEAM = 6  # how much brighter than the bar the picture beside it must be, in levels
-_STRONG = 48  # gradient of a clear edge, in levels per two pixels
+_CLEAR, _STROKE = 96, 192  # Sobel response, four times the gradient per pixel pair, of a clear edge and of a printed stroke
 _LETTER_DENSITY = 0.25  # share of strong vertical strokes in a neighborhood the size of a few letters
 
 
@@ -48,33 +48,47 @@ def _with_seam(luma: np.ndarray, thickness: int) -> int | None:
     return thickness
 
 
-def text_share(luma: np.ndarray) -> float:
-    """Share of the picture that looks like lettering: many strong strokes close together, with flat ground between.
+@dataclass(frozen=True, slots=True)
+class Gradients:
+    """Size of the luma gradient along rows and along columns: Sobel responses, capped at 255."""
 
-    A proxy without a model. `luma`: uint8 [H, W], some 300-640 pixels wide.
+    across: np.ndarray  # uint8 [H, W]
+    down: np.ndarray
+
+
+def edge_gradients(luma: np.ndarray) -> Gradients:
+    """Gradients of a picture uint8 [H, W], some 300-640 pixels wide."""
+    return Gradients(cv2.convertScaleAbs(cv2.Sobel(luma, cv2.CV_16S, 1, 0)), cv2.convertScaleAbs(cv2.Sobel(luma, cv2.CV_16S, 0, 1)))
+
+
+def text_share(luma: np.ndarray, gradients: Gradients) -> float:
+    """Share of the picture that looks like lettering: many strong strokes close together, with flat ground between. 0-1.
+
+    A proxy without a model.
     """
-    strokes = (np.abs(cv2.Sobel(luma, cv2.CV_16S, 1, 0)) > 4 * _STRONG).astype(np.float32)
-    flat = (cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) < 12).astype(np.float32)
-    window = (max(9, luma.shape[1] // 24 | 1), max(5, luma.shape[0] // 32 | 1))
-    dense = (cv2.blur(strokes, window) > _LETTER_DENSITY) & (cv2.blur(flat, (window[0] * 2 + 1, window[1] * 2 + 1)) > 0.15)
-    return float(dense.mean())
+    height, width = luma.shape
+    strokes = cv2.compare(gradients.across, _STROKE, cv2.CMP_GT)  # 255 where true
+    flat = cv2.compare(cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), 12, cv2.CMP_LT)
+    window = (max(9, width // 24 | 1), max(5, height // 32 | 1))
+    dense = cv2.compare(cv2.blur(strokes, window), 255 * _LETTER_DENSITY, cv2.CMP_GT)
+    ground = cv2.compare(cv2.blur(flat, (window[0] * 2 + 1, window[1] * 2 + 1)), 255 * 0.15, cv2.CMP_GT)
+    return cv2.countNonZero(cv2.bitwise_and(dense, ground)) / luma.size
 
 
-def axis_edge_share(luma: np.ndarray) -> float | None:
-    """Share of strong edges that run exactly along rows or columns: high for windows, slides and tables. None without edges."""
-    across, down = np.abs(cv2.Sobel(luma, cv2.CV_16S, 1, 0)), np.abs(cv2.Sobel(luma, cv2.CV_16S, 0, 1))
-    strong = cv2.max(across, down) > 2 * _STRONG
-    count = int(np.count_nonzero(strong))
-    if count < luma.size // 500:
+def axis_edge_share(gradients: Gradients) -> float | None:
+    """Share of clear edges that run exactly along rows or columns: high for windows, slides and tables. None without edges."""
+    larger, smaller = cv2.max(gradients.across, gradients.down), cv2.min(gradients.across, gradients.down)
+    clear = cv2.compare(larger, _CLEAR, cv2.CMP_GT)
+    count = cv2.countNonZero(clear)
+    if count < larger.size // 500:
         return None
-    along = cv2.min(across, down) * 8 < cv2.max(across, down)
-    return float(np.count_nonzero(along & strong) / count)
+    along = cv2.compare(cv2.multiply(smaller, 8), larger, cv2.CMP_LT)  # saturates, and is then no edge along an axis
+    return cv2.countNonZero(cv2.bitwise_and(along, clear)) / count
 
 
-def edge_density(luma: np.ndarray) -> float:
-    """Share of pixels on a clear edge: how cluttered a picture is. uint8 [H, W] -> 0-1."""
-    across, down = cv2.Sobel(luma, cv2.CV_16S, 1, 0), cv2.Sobel(luma, cv2.CV_16S, 0, 1)
-    return float(np.count_nonzero(cv2.max(np.abs(across), np.abs(down)) > 2 * _STRONG) / luma.size)
+def edge_density(gradients: Gradients) -> float:
+    """Share of pixels on a clear edge: how cluttered a picture is. 0-1."""
+    return cv2.countNonZero(cv2.compare(cv2.max(gradients.across, gradients.down), _CLEAR, cv2.CMP_GT)) / gradients.across.size
 
 
 def static_overlay_share(stack: np.ndarray) -> float | None:
@@ -93,5 +107,5 @@ def static_overlay_share(stack: np.ndarray) -> float | None:
     moving = change > 6
     if moving.mean() < 0.3:
         return None
-    fixed = (lowest > 2 * _STRONG) & (change < 12) & (cv2.blur(moving.astype(np.float32), (31, 31)) > 0.3)
+    fixed = (lowest > _CLEAR) & (change < 12) & (cv2.blur(moving.astype(np.float32), (31, 31)) > 0.3)
     return float(cv2.dilate(fixed.astype(np.uint8), np.ones((3, 3), np.uint8)).mean())

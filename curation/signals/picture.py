@@ -44,11 +44,11 @@ def exposure(luma: np.ndarray) -> Exposure:
     )
 
 
-def bands(luma: np.ndarray, pixels: int = 200_000) -> list[np.ndarray]:
+def bands(luma: np.ndarray, pixels: int = 100_000) -> list[np.ndarray]:
     """Evenly spaced horizontal strips of a picture [H, W], about `pixels` in all: enough for statistics of fine detail."""
     height, width = luma.shape
-    rows = pixels // width // _BANDS // _TILE * _TILE + 2
-    if rows * _BANDS >= height or rows <= 2:
+    rows = max(pixels // width // _BANDS // _TILE, 1) * _TILE + 2
+    if rows * _BANDS >= height:
         return [luma]
     return [luma[start : start + rows] for start in np.linspace(0, height - rows, _BANDS).astype(int)]
 
@@ -60,7 +60,8 @@ def noise_sigma(strips: list[np.ndarray]) -> float:
     lower quartile, so that texture, which fills some tiles, does not count as noise, which fills all.
     """
     tiles = np.concatenate([_noise_tiles(strip) for strip in strips])
-    return float(np.percentile(tiles, 25) / _QUARTILE * np.sqrt(np.pi / 2 / _NOISE_ENERGY)) if len(tiles) else 0.0
+    quarter = len(tiles) // 4
+    return float(np.partition(tiles, quarter)[quarter] / _QUARTILE * np.sqrt(np.pi / 2 / _NOISE_ENERGY)) if len(tiles) else 0.0
 
 
 def _noise_tiles(luma: np.ndarray) -> np.ndarray:

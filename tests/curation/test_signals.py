@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from curation.signals.color import color
-from curation.signals.layout import Bars, axis_edge_share, black_bars, static_overlay_share, text_share
-from curation.signals.motion import FlowMeter, classify_camera, fit_camera, jitter
+from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_gradients, static_overlay_share, text_share
+from curation.signals.motion import FlowMeter, classify_camera, fit_camera, global_shifts, jitter
 from curation.signals.picture import bands, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
 from curation.signals.planes import SMALL_SIDE, full_range_luma, match, resize_down, shrink, to_bgr
 from curation.signals.temporal import black_share, flicker, repeats, slideshow
@@ -110,8 +110,8 @@ def test_text_is_told_from_texture():
     page = np.full((360, 640), 245, np.uint8)
     for line in range(8):
         cv2.putText(page, "many words in one more line", (20, 40 + 40 * line), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 10, 2)
-    assert text_share(page) > 0.2
-    assert text_share(PICTURE) < 0.02
+    assert text_share(page, edge_gradients(page)) > 0.2
+    assert text_share(PICTURE, edge_gradients(PICTURE)) < 0.02
 
 
 def test_straight_edges():
@@ -119,9 +119,9 @@ def test_straight_edges():
     cv2.rectangle(window, (50, 50), (500, 300), 20, 3)
     circle = np.full((360, 640), 200, np.uint8)
     cv2.circle(circle, (300, 180), 120, 20, 3)
-    assert axis_edge_share(window) > 0.9
-    assert axis_edge_share(circle) < 0.5
-    assert axis_edge_share(np.full((360, 640), 9, np.uint8)) is None
+    assert axis_edge_share(edge_gradients(window)) > 0.9
+    assert axis_edge_share(edge_gradients(circle)) < 0.5
+    assert axis_edge_share(edge_gradients(np.full((360, 640), 9, np.uint8))) is None
 
 
 def test_a_logo_over_moving_pictures_is_found():
@@ -172,6 +172,14 @@ def test_the_camera_fit_ignores_a_moving_object():
 def test_flow_of_any_small_plane(shape):
     flow = FlowMeter().measure(np.zeros(shape, np.uint8), np.zeros(shape, np.uint8), 0.04)
     assert flow.mean == pytest.approx(0)
+
+
+def test_global_shift_is_exact_to_a_fraction_of_a_pixel():
+    big = texture(240, 320, 5)
+    small = np.stack([cv2.resize(np.roll(big, (2 * i, 3 * i), (0, 1))[20:-20, 20:-20], (32, 24), interpolation=cv2.INTER_AREA) for i in range(6)])
+    shifts = global_shifts(small)
+    np.testing.assert_allclose(shifts, np.tile((3 / 280, 2 / 200), (5, 1)), rtol=0.15)
+    assert np.isnan(global_shifts(np.full((3, 24, 32), 90, np.uint8))).all()
 
 
 def test_shake_is_told_from_a_smooth_pan():
