@@ -1,0 +1,236 @@
+"""The autoencoder, the transformer and flow matching."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from training.config import DiTConfig, FlowConfig, TrainConfig, VAEConfig
+from training.data import Batch
+from training.dit import Conditions, DiT, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
+from training.flow import draw_times, euler, guided, point_on_path, shifted
+from training.train import flow_loss, noise_generator
+from training.vae import VAE, to_width, vae_loss
+
+SMALL_VAE = VAEConfig(latent_channels=4, widths=(8, 12, 16))
+SMALL_DIT = DiTConfig(width=32, depth=2, heads=2, text_width=16, max_text_bytes=16)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_seed() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+def _awake(module: torch.nn.Module) -> torch.nn.Module:
+    """With random weights where they begin as zeros, so that every path carries something."""
+    for weight in module.parameters():
+        if not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return module.eval()
+
+
+def _conditions(count: int, text: str = "a cat", fps: float = 2.0, tag: float = 0.5) -> Conditions:
+    return Conditions((text,) * count, torch.full((count,), fps), torch.full((count, 1), tag))
+
+
+# ---- autoencoder ----
+
+
+@pytest.mark.parametrize(
+    "config", [SMALL_VAE, VAEConfig(widths=(8, 8, 8, 8), input_patch=1), VAEConfig(widths=(10, 7, 9))]
+)
+@pytest.mark.parametrize("frames", [1, 5, 9])
+def test_shapes_go_there_and_back(config: VAEConfig, frames: int) -> None:
+    vae, video = VAE(config), torch.rand(2, 3, frames, 16, 24)
+    latents = vae.encode(video).mean
+    assert latents.shape == (2, config.latent_channels, 1 + (frames - 1) // 4, 2, 3)
+    assert vae.decode(latents).shape == video.shape
+
+
+def test_a_later_frame_cannot_change_an_earlier_latent_or_picture() -> None:
+    vae = _awake(VAE(SMALL_VAE))
+    video = torch.rand(1, 3, 13, 16, 16)
+    changed = video.clone()
+    changed[:, :, 5:] = torch.rand(1, 3, 8, 16, 16)
+    before, after = vae.encode(video).mean, vae.encode(changed).mean
+    assert torch.equal(before[:, :, :2], after[:, :, :2])  # of frame 0, and of frames 1 to 4
+    assert not torch.allclose(before[:, :, 2], after[:, :, 2])
+    mixed = torch.cat([before[:, :, :2], after[:, :, 2:]], dim=2)
+    assert torch.equal(vae.decode(mixed)[:, :, :5], vae.decode(before)[:, :, :5])
+
+
+def test_the_first_frame_is_encoded_as_an_image() -> None:
+    vae, video = _awake(VAE(SMALL_VAE)), torch.rand(1, 3, 9, 16, 16)
+    assert torch.allclose(vae.encode(video).mean[:, :, :1], vae.encode(video[:, :, :1]).mean, atol=1e-6)
+
+
+def test_width_changes_without_weights() -> None:
+    x = torch.arange(6.0).view(1, 6, 1, 1, 1)
+    assert to_width(x, 3).flatten().tolist() == [0.5, 2.5, 4.5]
+    assert to_width(x[:, :2], 4).flatten().tolist() == [0, 0, 1, 1]
+    assert to_width(torch.ones(2, 6, 3, 4, 5), 4).shape == (2, 4, 3, 4, 5)
+    assert to_width(torch.ones(1, 6, 1, 1, 1), 9).flatten().tolist() == [1] * 9
+
+
+def test_kl_is_zero_for_a_standard_normal_and_grows_with_the_mean() -> None:
+    posterior = VAE(SMALL_VAE).encode(torch.zeros(1, 3, 1, 8, 8))
+    standard = type(posterior)(torch.zeros(3), torch.zeros(3))
+    assert standard.kl() == 0 and type(posterior)(torch.ones(3), torch.zeros(3)).kl() == 0.5
+
+
+def test_latents_are_brought_to_unit_variance_and_back() -> None:
+    vae, video = _awake(VAE(SMALL_VAE)), torch.rand(8, 3, 5, 16, 16)
+    means = vae.encode(video).mean.detach()
+    vae.set_statistics(list(means))
+    latents = vae.to_latents(video)
+    assert torch.allclose(latents.mean((0, 2, 3, 4)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(latents.std((0, 2, 3, 4)), torch.ones(4), atol=1e-3)
+    assert torch.allclose(vae.to_video(latents), vae.decode(means).clamp(-1, 1), atol=1e-4)
+
+
+def test_autoencoder_overfits_one_batch() -> None:
+    ramp = torch.linspace(-1, 1, 16)
+    video = torch.stack([ramp.expand(16, 16).roll(i, 1) for i in range(5)])[None, None].expand(2, 3, 5, 16, 16)
+    vae, noise = VAE(SMALL_VAE), torch.Generator().manual_seed(0)
+    optimizer = torch.optim.AdamW(vae.parameters(), lr=3e-3)
+    psnr_db = []
+    for _ in range(120):
+        loss = vae_loss(vae, video, noise)
+        optimizer.zero_grad()
+        loss.total.backward()
+        optimizer.step()
+        psnr_db.append(float(loss.psnr_db))
+    assert psnr_db[-1] > psnr_db[0] + 6 and psnr_db[-1] > 17
+
+
+# ---- transformer ----
+
+
+def test_rotary_attention_depends_on_distance_alone() -> None:
+    query, key = torch.randn(1, 1, 1, 32), torch.randn(1, 1, 1, 32)
+
+    def score(at: list[float], to: list[float]) -> float:
+        turned = [rotate(x, rotary_angles(torch.tensor([[p]]), 32, 100.0)) for x, p in ((query, at), (key, to))]
+        return float((turned[0] * turned[1]).sum())
+
+    assert score([1.0, 2, 3], [4.0, 0, 1]) == pytest.approx(score([11.0, 5, 13], [14.0, 3, 11]), abs=1e-4)
+    assert score([1.0, 2, 3], [4.0, 0, 1]) != pytest.approx(score([1.0, 2, 3], [5.0, 0, 1]), abs=1e-3)
+    for axis in range(3):
+        moved = [0.0, 0, 0]
+        moved[axis] = 2.0
+        assert score([0.0, 0, 0], moved) != pytest.approx(score([0.0, 0, 0], [0.0, 0, 0]), abs=1e-3)
+
+
+def test_positions_are_seconds_whatever_the_rate() -> None:
+    slow, fast = token_positions((3, 1, 2), torch.tensor([2.0, 4.0]))
+    assert slow[:, 0].tolist() == [0, 0, 4, 4, 8, 8]  # 0, 0.5 and 1 s, in eighths
+    assert fast[:, 0].tolist() == [0, 0, 2, 2, 4, 4]
+    assert slow[:2, 2].tolist() == [-0.5, 0.5]
+
+
+@pytest.mark.parametrize("patch", [1, 2])
+def test_tokens_go_there_and_back(patch: int) -> None:
+    x = torch.randn(2, 4, 3, 4, 6)
+    tokens = _to_tokens(x, patch)
+    assert tokens.shape == (2, 3 * 4 * 6 // patch**2, 4 * patch**2)
+    assert torch.equal(_from_tokens(tokens, (3, 4 // patch, 6 // patch), patch), x)
+
+
+def test_text_is_cut_marked_and_masked() -> None:
+    text = to_bytes(["", "abc", "ü" * 20], 4)
+    assert text.ids.shape == (3, 5) and text.ids[:, 0].tolist() == [257] * 3
+    assert text.mask.sum(1).tolist() == [1, 4, 5]
+
+
+def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
+    dit = _awake(DiT(SMALL_DIT, 4, num_tags=1))
+    x, t = torch.randn(1, 4, 2, 2, 2).expand(2, -1, -1, -1, -1), torch.tensor([0.5, 0.5])
+    plain = dit(x, t, _conditions(2))
+    assert plain.shape == x.shape
+    for other in (
+        _conditions(2, text="a dog"),
+        _conditions(2, fps=4.0),
+        _conditions(2, tag=0.9),
+        _conditions(2, tag=math.nan),
+    ):
+        assert not torch.allclose(dit(x, t, other), plain, atol=1e-4)
+    assert not torch.allclose(dit(x, t / 2, _conditions(2)), plain, atol=1e-4)
+    beside_longer = Conditions(("a cat", "a longer text"), torch.full((2,), 2.0), torch.full((2, 1), 0.5))
+    assert torch.allclose(dit(x, t, beside_longer)[0], plain[0], atol=1e-5)
+
+
+def test_attention_is_full_over_space_and_time() -> None:
+    dit = _awake(DiT(SMALL_DIT, 4, num_tags=0))
+    x = torch.randn(1, 4, 3, 2, 2, requires_grad=True)
+    conditions = Conditions(("",), torch.tensor([2.0]), torch.empty(1, 0))
+    dit(x, torch.tensor([0.5]), conditions)[0, :, 0, 0, 0].sum().backward()
+    assert (x.grad.abs().sum(1) > 0).all()
+
+
+def test_transformer_overfits_one_batch() -> None:
+    stages = [{"name": "v", "model": "vae", "steps": 1}]
+    config = TrainConfig(stages=stages, dit=SMALL_DIT.model_copy(update={"text_dropout": 0.0}))
+    dit = DiT(SMALL_DIT, 4, num_tags=1)
+    batch = Batch(torch.randn(1, 4, 2, 3, 3).expand(8, -1, -1, -1, -1), _conditions(8), tuple("abcdefgh"))
+    optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3)
+    losses = []
+    for step in range(150):
+        loss = flow_loss(dit, batch, config, noise_generator(0, 0, step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
+
+
+# ---- flow ----
+
+
+def test_the_path_leads_from_data_to_noise() -> None:
+    data, noise = torch.randn(3, 2, 2), torch.randn(3, 2, 2)
+    point = point_on_path(data, noise, torch.tensor([0.0, 0.5, 1.0]))
+    assert torch.equal(point.x_t[0], data[0]) and torch.equal(point.x_t[2], noise[2])
+    assert torch.allclose(point.x_t[1] - 0.5 * point.velocity[1], data[1], atol=1e-6)
+
+
+@pytest.mark.parametrize(("num_steps", "shift"), [(1, 1.0), (7, 3.0)])
+def test_sampler_follows_a_straight_path_exactly(num_steps: int, shift: float) -> None:
+    data, noise = torch.randn(2, 3), torch.randn(2, 3)
+    assert torch.allclose(euler(lambda x, t: noise - data, noise, num_steps, shift), data, atol=1e-5)
+
+
+def test_sampler_solves_a_linear_equation() -> None:
+    """dx/dt = x, from t = 1 back to 0: x(0) = x(1) / e, with the first-order error of Euler."""
+
+    def error(num_steps: int) -> float:
+        return abs(float(euler(lambda x, t: x, torch.ones(1, 1), num_steps)) - 1 / math.e)
+
+    assert error(1000) < 1e-3 and error(100) / error(1000) == pytest.approx(10, rel=0.1)
+
+
+def test_sampler_tells_the_time_at_the_start_of_each_step() -> None:
+    times: list[float] = []
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        times.append(float(t[0]))
+        return torch.zeros_like(x)
+
+    euler(velocity, torch.zeros(1, 1), 4)
+    assert times == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_times_are_logit_normal_and_shift_toward_noise() -> None:
+    def draw(**changes: float) -> Tensor:
+        return draw_times(4000, FlowConfig(**changes), torch.Generator().manual_seed(0))
+
+    plain = torch.logit(draw())
+    assert abs(plain.mean()) < 0.06 and abs(plain.std() - 1) < 0.06
+    assert draw(shift=3.0).mean() > draw().mean() + 0.1
+    assert shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist() == pytest.approx([0, 0.75, 1])
+
+
+def test_guidance_is_an_extrapolation() -> None:
+    with_text, without = torch.tensor([3.0]), torch.tensor([1.0])
+    assert [float(guided(with_text, without, g)) for g in (0.0, 1.0, 2.0)] == [1.0, 3.0, 5.0]

@@ -1,0 +1,155 @@
+"""From a manifest's rows to clips: which frames, what shape, and what is skipped."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.video import write_video
+from training.balance import plan_balance
+from training.config import DataConfig, TrainError
+from training.data import (
+    ClipSource,
+    SkippedClip,
+    choose_frames,
+    cover,
+    long_enough,
+    make_batches,
+    nearest_size,
+    tag_quantiles,
+    to_pixels,
+    to_tensor,
+)
+from training.sampler import Draw, make_sampler
+
+
+def _row(path: Path, clip_id: str, **changes: object) -> dict[str, object]:
+    row = {"clip_id": clip_id, "uri": str(path), "start_frame": 0, "num_frames": 30, "start_s": 0.0, "end_s": 1.2}
+    row |= {"fps": 25.0, "width": 96, "height": 64, "crop_x": 0, "crop_y": 0, "crop_w": 96, "crop_h": 64}
+    return row | {"motion_mean": 1.0, "caption_dense": None, "caption_short": "a test"} | changes
+
+
+def _numbered(path: Path, codec: str, **options: str) -> Path:
+    """Ninety frames whose gray level is 2 x the frame's number, with black bars of 16 rows."""
+    frames = np.zeros((90, 64, 96, 3), np.uint8)
+    frames[:, 16:48] = 2 * np.arange(90, dtype=np.uint8)[:, None, None, None]
+    return write_video(path, frames, codec, options={"g": "30", **options})
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _numbered(tmp_path_factory.mktemp("video") / "v.mp4", "libx264", crf="4")
+
+
+@pytest.fixture(scope="module", params=["sought by time", "counted from the start"])
+def any_video(request: pytest.FixtureRequest, video: Path) -> Path:
+    by_time = request.param == "sought by time"
+    return video if by_time else _numbered(video.with_suffix(".avi"), "mpeg4", qmin="1", qmax="2", b="4M")
+
+
+def _source(rows: list[dict], said: list[str] | None = None, **changes: object) -> ClipSource:
+    config = DataConfig(num_frames=5, fps=5, sizes=[[48, 16], [16, 48]], **changes)
+    return ClipSource(pa.Table.from_pylist(rows), config, say=(said if said is not None else []).append)
+
+
+@given(st.integers(2, 400), st.floats(0.5, 120), st.integers(2, 33), st.floats(0.5, 60), st.floats(0, 1))
+def test_frames_are_distinct_within_the_span_and_at_the_rate_told(
+    available: int, source_fps: float, count: int, fps: float, position: float
+) -> None:
+    available = max(available, count)
+    span = choose_frames(available, source_fps, count, fps, position)
+    assert len(span.numbers) == count and span.numbers[0] >= 0 and span.numbers[-1] < available
+    steps = np.diff(span.numbers)
+    assert steps.min() >= 1 and np.ptp(steps) <= 1
+    assert abs(source_fps / span.fps - steps.mean()) <= 1 / (count - 1) + 1e-6
+
+
+def test_a_wanted_rate_is_met_and_a_short_span_sampled_densely() -> None:
+    assert choose_frames(100, 24, 3, 8, 0).numbers.tolist() == [0, 3, 6]
+    assert choose_frames(100, 24, 3, 8, 1).numbers.tolist() == [93, 96, 99]
+    assert choose_frames(4, 24, 4, 8, 0.5).fps == 24
+    assert choose_frames(20, 6, 4, 8, 0).fps == 6  # never more frames than the source has
+
+
+def test_windows_hold_the_frames_of_their_span_and_the_active_picture(any_video: Path) -> None:
+    row = _row(any_video, "a", start_frame=30, start_s=1.2, end_s=2.4, crop_y=16, crop_h=32)
+    source = _source([row])
+    first, last = source.load(Draw(0, 0, 0.0)), source.load(Draw(1, 0, 0.99))
+    assert first.pixels.shape == (5, 16, 48, 3) and first.fps == 5 and first.text == "a test"
+    assert np.abs(first.pixels.mean((1, 2, 3)) - 2 * (30 + 5 * np.arange(5))).max() < 3
+    assert np.abs(last.pixels.mean((1, 2, 3)) - 2 * (39 + 5 * np.arange(5))).max() < 3
+
+
+def test_unreadable_clips_are_skipped_counted_and_told_once(video: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_bytes(b"not a video, whatever its name")
+    rows = [
+        _row(video, "a"),
+        _row(tmp_path / "bad.mp4", "b"),
+        _row(tmp_path / "none.mp4", "c"),
+        _row(video, "d", height=60),
+    ]
+    said: list[str] = []
+    source = _source(rows, said)
+    sampler = make_sampler(plan_balance(pa.Table.from_pylist(rows), None), "m", 0)
+    taken = source.take(sampler, 0, 3)
+    assert [clip.clip_id for clip in taken.clips] == ["a"] * 3 and taken.next_k > 3
+    for window in (0.0, 0.9):
+        with pytest.raises(SkippedClip):
+            source.load(Draw(0, 1, window))
+    assert source.take(sampler, 0, 3).next_k == taken.next_k and len(said) == len(source.skipped) == 3
+    assert source.skipped["b"].startswith("not_media: ") and source.skipped["c"].startswith("not_found: ")
+    assert "96x64, not 96x60" in source.skipped["d"]
+
+
+def test_no_readable_clip_at_all_is_an_error(tmp_path: Path) -> None:
+    rows = [_row(tmp_path / "none.mp4", "c")]
+    sampler = make_sampler(plan_balance(pa.Table.from_pylist(rows), None), "m", 0)
+    with pytest.raises(TrainError, match="no clip of the manifest can be trained on; .*there is no such file"):
+        _source(rows).take(sampler, 0, 1)
+
+
+def test_memory_is_bounded_and_changes_nothing(video: Path) -> None:
+    rows = [_row(video, "a"), _row(video, "b", start_frame=10, start_s=0.4, end_s=1.6)]
+    rich, poor = _source(rows), _source(rows, cache_mb=0)
+    for k in (0, 1, 0, 1):
+        assert np.array_equal(rich.load(Draw(k, k, 0.0)).pixels, poor.load(Draw(k, k, 0.0)).pixels)
+    assert len(rich._memory._values) == 2 and len(poor._memory._values) == 1
+
+
+def test_too_short_and_empty_manifests() -> None:
+    rows = pa.table({"num_frames": [3, 5, 9]})
+    assert long_enough(rows, 5).num_rows == 2
+    with pytest.raises(TrainError, match="all 3 clips"):
+        long_enough(rows, 17)
+    with pytest.raises(TrainError, match="manifest is empty"):
+        long_enough(rows.slice(0, 0), 5)
+
+
+def test_the_nearest_size_keeps_the_aspect_ratio() -> None:
+    sizes = [(64, 40), (48, 48), (40, 64)]
+    assert [nearest_size(*shape, sizes) for shape in ((1920, 1080), (500, 480), (608, 1080))] == sizes
+    frame = np.zeros((100, 300, 3), np.uint8)
+    frame[:, 100:200] = 255  # the middle square
+    assert cover(frame, (50, 50)).min() == 255
+
+
+def test_tags_become_quantiles_and_unknown_stays_unknown() -> None:
+    rows = pa.table({"motion_mean": [5.0, None, 1.0, 5.0, 9.0]})
+    assert np.array_equal(tag_quantiles(rows, "motion_mean"), [0.5, np.nan, 0.125, 0.5, 0.875], equal_nan=True)
+    with pytest.raises(TrainError, match="did you mean 'motion_mean'"):
+        tag_quantiles(rows, "motion_meen")
+    with pytest.raises(TrainError, match="not numeric"):
+        tag_quantiles(pa.table({"content_kind": ["a"]}), "content_kind")
+
+
+def test_batches_hold_one_shape_each_and_every_clip(video: Path) -> None:
+    source = _source([_row(video, "a"), _row(video, "b", crop_w=20)], condition_tags=["motion_mean"])
+    clips = [source.load(Draw(k, k % 2, 0.0)) for k in range(3)]
+    batches = make_batches(clips, lambda clip: to_tensor(clip.pixels), 4)
+    assert [batch.clip_ids for batch in batches] == [("a", "a"), ("b",)]
+    assert batches[0].x.shape == (2, 3, 5, 16, 48) and batches[0].conditions.latent_fps.tolist() == [1.25, 1.25]
+    assert batches[1].x.shape == (1, 3, 5, 48, 16) and batches[0].conditions.tags.shape == (2, 1)
+    assert np.array_equal(to_pixels(batches[0].x[0]), clips[0].pixels)

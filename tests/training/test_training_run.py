@@ -1,0 +1,243 @@
+"""A whole run on real clips: trained, killed, resumed bitwise, stopped, sampled from, and refused where it must be."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+import torch
+import yaml
+
+from curation.frames import decode, open_media, video_stream
+from schemas.manifest import write_manifest
+from training.checkpoint import list_checkpoints
+from training.config import TrainError
+from training.generate import sample_run
+from training.train import train
+
+CLIPS = {
+    "decord_flipping_a_pancake.mkv": "a man flips a pancake",
+    "mmaction2_test.avi": "a person puts on make-up",
+    "gen_latte_b421.mp4": "clouds over mountains",
+    "lhotse_bbb_small.mp4": None,
+    "videoxfun_pose.mp4": "a skeleton dances",
+}
+CONFIG = {
+    "threads": 1,
+    "data": {"num_frames": 5, "fps": 8, "sizes": [[32, 16], [24, 24], [16, 32]], "condition_tags": ["motion_mean"]},
+    "balance": {"tag": "motion_mean", "edges": [2.0], "shares": [0.5, 0.5]},
+    "vae": {"latent_channels": 4, "widths": [8, 8, 8]},
+    "dit": {"width": 32, "depth": 1, "heads": 2, "text_width": 16},
+    "stages": [
+        {"name": "vae", "model": "vae", "steps": 6, "batch_size": 3, "warmup_steps": 2},
+        {"name": "dit", "model": "dit", "steps": 8, "batch_size": 3, "warmup_steps": 2},
+    ],
+    "sample": {"every_steps": 4, "num_steps": 3},
+    "checkpoint_every_steps": 2,
+}
+
+
+@dataclass(frozen=True)
+class Given:
+    """A config, a manifest, and a run of both that nothing disturbed."""
+
+    config: Path
+    manifest: Path
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def given(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Given:
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("given")
+    rows = [_row(corpus / name, caption, index) for index, (name, caption) in enumerate(CLIPS.items())]
+    write_manifest(folder / "m.parquet", pa.Table.from_pylist(rows), "true", {}, {})
+    (folder / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    result = train(folder / "c.yaml", folder / "m.parquet", folder / "run")
+    assert result.steps == 14 and result.sample and not result.skipped
+    return Given(folder / "c.yaml", folder / "m.parquet", folder / "run")
+
+
+def _row(path: Path, caption: str | None, index: int) -> dict[str, object]:
+    with open_media(str(path)) as container:
+        times_s = []
+        for picture in decode(container, video_stream(container)):
+            times_s.append(picture.time_s)
+            width, height = picture.frame.width, picture.frame.height
+            if len(times_s) == 49:
+                break
+    num_frames = min(48, len(times_s) - 1)
+    span = {"start_frame": 0, "num_frames": num_frames, "start_s": 0.0, "end_s": times_s[num_frames]}
+    shape = {"width": width, "height": height, "crop_x": 0, "crop_y": 0, "crop_w": width, "crop_h": height}
+    facts = {"clip_id": path.name, "video_id": path.name, "uri": str(path), "fps": num_frames / times_s[num_frames]}
+    return {**facts, **span, **shape, "motion_mean": float(index), "caption_dense": None, "caption_short": caption}
+
+
+def _start(given: Given, out: Path, *options: str) -> subprocess.Popen:
+    """Train in a process of its own, with a pause after each step to be hit in."""
+    program = (
+        "import sys, time\nfrom pathlib import Path\nimport training.train as t\n"
+        "step = t.train_step\n"
+        "def slow(*a):\n    done = step(*a)\n    time.sleep(0.15)\n    return done\n"
+        "t.train_step = slow\n"
+        "try:\n    t.train(sys.argv[1], sys.argv[2], Path(sys.argv[3]), '--resume' in sys.argv)\n"
+        "except t.TrainError as error:\n    sys.exit(str(error))\n"
+    )
+    command = [sys.executable, "-c", program, str(given.config), str(given.manifest), str(out), *options]
+    return subprocess.Popen(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True)
+
+
+def _wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
+    for _ in range(600):
+        metrics = run / "metrics.jsonl"
+        if metrics.exists() and len(metrics.read_text().splitlines()) >= step:
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def _metrics(run: Path) -> list[dict]:
+    timed = ("samples_per_s", "data_share")
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in timed} for line in lines]
+
+
+def _assert_same(run: Path, other: Path) -> None:
+    assert _metrics(run) == _metrics(other)
+    ours, theirs = list_checkpoints(run / "checkpoints"), list_checkpoints(other / "checkpoints")
+    assert [path.name for path in ours] == [path.name for path in theirs]
+    for file in ("models.safetensors", "progress.json"):
+        assert (ours[-1] / file).read_bytes() == (theirs[-1] / file).read_bytes(), file
+    assert (run / "sample.json").read_bytes() == (other / "sample.json").read_bytes()
+
+
+def test_a_run_leaves_what_it_promises(given: Given) -> None:
+    metrics = _metrics(given.run)
+    assert [line["step"] for line in metrics] == list(range(1, 15))
+    assert {"loss", "psnr_db", "lr", "grad_norm"} <= metrics[0].keys()
+    assert yaml.safe_load((given.run / "config.yaml").read_text())["dit"]["max_text_bytes"] == 128
+    facts = json.loads((given.run / "run.json").read_text())
+    assert len(facts["manifest_digest"]) == 64 and [cell["natural_share"] for cell in facts["balance"]] == [0.4, 0.6, 0]
+    assert [path.name for path in list_checkpoints(given.run / "checkpoints")] == ["step_00000012", "step_00000014"]
+    made = sorted(path.name for path in (given.run / "samples").glob("*.mp4"))
+    assert made == ["step_00000006_reconstruction.mp4", "step_00000010.mp4"]
+    assert list((given.run / "tensorboard").iterdir())
+
+
+def test_the_sample_is_a_video_of_the_size_asked_for(given: Given) -> None:
+    with av.open(str(given.run / "sample.mp4")) as container:
+        frames = list(container.decode(video=0))
+        assert container.streams.video[0].average_rate == 8
+    assert len(frames) == 5 and (frames[0].width, frames[0].height) == (32, 16)
+    assert json.loads((given.run / "sample.json").read_text())["num_steps"] == 3
+
+
+@pytest.mark.parametrize("step", [4, 9])
+def test_killed_and_resumed_is_bitwise_the_same(given: Given, tmp_path: Path, step: int) -> None:
+    process = _start(given, tmp_path / "run")
+    _wait_for_step(process, tmp_path / "run", step)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "run" / "sample.mp4").exists()
+    result = train(given.config, given.manifest, tmp_path / "run", resume=True)
+    assert result.steps == 14
+    _assert_same(tmp_path / "run", given.run)
+
+
+def test_sigterm_saves_the_step_and_says_how_to_go_on(given: Given, tmp_path: Path) -> None:
+    process = _start(given, tmp_path / "run")
+    _wait_for_step(process, tmp_path / "run", 3)
+    process.terminate()
+    said = process.communicate()[1]
+    assert process.returncode == 1 and "which is saved; continue with --resume" in said
+    steps = len(_metrics(tmp_path / "run"))
+    assert list_checkpoints(tmp_path / "run" / "checkpoints")[-1].name == f"step_{steps:08d}"
+    train(given.config, given.manifest, tmp_path / "run", resume=True)
+    _assert_same(tmp_path / "run", given.run)
+
+
+def test_a_run_is_not_overwritten_nor_resumed_with_something_else(given: Given, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="holds a run already; continue it with --resume, or choose another --out"):
+        train(given.config, given.manifest, given.run)
+    changed = tmp_path / "changed.yaml"
+    changed.write_text(yaml.safe_dump({**CONFIG, "seed": 7}))
+    with pytest.raises(TrainError, match="another config \\(seed: 0 -> 7\\)"):
+        train(changed, given.manifest, given.run, resume=True)
+    other = tmp_path / "other.parquet"
+    write_manifest(other, pa.parquet.read_table(given.manifest).slice(1), "other", {}, {})
+    with pytest.raises(TrainError, match="started from another manifest"):
+        train(given.config, other, given.run, resume=True)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "mine.txt").write_text("x")
+    with pytest.raises(TrainError, match="exists and is not a run"):
+        train(given.config, given.manifest, tmp_path / "notes")
+
+
+def test_manifests_that_are_none(given: Given, tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="there is no manifest"):
+        train(given.config, tmp_path / "none.parquet", tmp_path / "run")
+    (tmp_path / "text.parquet").write_text("no manifest, but long enough to look at")
+    with pytest.raises(TrainError, match="not a Parquet file"):
+        train(given.config, tmp_path / "text.parquet", tmp_path / "run")
+    data = bytearray(given.manifest.read_bytes())
+    data[100] ^= 1
+    (tmp_path / "changed.parquet").write_bytes(data)
+    with pytest.raises(TrainError, match="was changed"):
+        train(given.config, tmp_path / "changed.parquet", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(given: Given, tmp_path: Path) -> None:
+    wild = tmp_path / "wild.yaml"
+    stages = [{**CONFIG["stages"][0], "learning_rate": 1e30, "final_learning_rate": 1e30}, CONFIG["stages"][1]]
+    wild.write_text(yaml.safe_dump({**CONFIG, "stages": stages}))
+    with pytest.raises(TrainError, match="gave loss .*lower the learning rate. Newest checkpoint: "):
+        train(wild, given.manifest, tmp_path / "run")
+
+
+def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_path: Path) -> None:
+    def sample(name: str, **changes: object) -> str:
+        sample_run(given.run, tmp_path / name, {"num_steps": 2, **changes})
+        return json.loads((tmp_path / name).with_suffix(".json").read_text())["frames_sha256"]
+
+    first = sample("a.mp4", prompt="a cat", seed=3)
+    assert sample("b.mp4", prompt="a cat", seed=3) == first
+    assert sample("c.mp4", prompt="a cat", seed=4) != first
+    assert sample("d.mp4", prompt="a cat", seed=3, tags={"motion_mean": 1.0}) != first
+    sample("e.mp4", width=16, height=32, num_frames=9)
+    with av.open(str(tmp_path / "e.mp4")) as container:
+        frames = list(container.decode(video=0))
+    assert len(frames) == 9 and (frames[0].width, frames[0].height) == (16, 32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"width": 30}, "multiples of 8, not 30x16"),
+        ({"num_frames": 6}, "1 \\+ a multiple of 4, not 6"),
+        ({"tags": {"motion_men": 0.5}}, "did you mean 'motion_mean'"),
+        ({"tags": {"motion_mean": 2.0}}, "quantile from 0 to 1"),
+    ],
+)
+def test_samples_that_cannot_be_made(given: Given, tmp_path: Path, changes: dict, message: str) -> None:
+    with pytest.raises(TrainError, match=message):
+        sample_run(given.run, tmp_path / "x.mp4", changes)
+
+
+def test_what_is_not_a_run_cannot_be_sampled(tmp_path: Path) -> None:
+    with pytest.raises(TrainError, match="is not a run"):
+        sample_run(tmp_path, tmp_path / "x.mp4", {})
+
+
+def test_checkpoints_hold_no_pickled_code(given: Given) -> None:
+    newest = list_checkpoints(given.run / "checkpoints")[0]
+    assert {path.suffix for path in newest.iterdir()} == {".safetensors", ".pt", ".json"}
+    torch.load(newest / "optimizer.pt", weights_only=True)

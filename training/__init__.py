@@ -1,0 +1,1 @@
+"""Training from a manifest: balance, sampling, decoding, 3D autoencoder, DiT and generation. No Spark, no Dask."""

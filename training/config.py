@@ -1,0 +1,243 @@
+"""The configuration of a run: one YAML file in, one frozen, fully resolved object out.
+
+Unknown keys are errors that name the nearest known key. No torch here, so that a bad file is reported at once.
+"""
+
+import math
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PRESETS = Path(__file__).parent / "presets"
+PositiveInt = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class TrainError(Exception):
+    """A training run or sample that could not be made, for a reason its user can act on: one line that says how."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keys_are_known(cls, given: Any) -> Any:
+        if isinstance(given, dict):
+            for key in given:
+                if key not in cls.model_fields:
+                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
+        return given
+
+
+class DataConfig(_Strict):
+    """Which frames of a clip are seen, and in what shape."""
+
+    num_frames: PositiveInt = 17
+    fps: Positive = 8.0  # a shorter clip is sampled more densely, a slower one at its own rate
+    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((96, 56),), min_length=1)  # (width, height) in pixels
+    windows_per_clip: PositiveInt = 2  # positions of the num_frames window within a clip's span
+    text_columns: tuple[str, ...] = ("caption_dense", "caption_short")  # the first that is not null is the text
+    condition_tags: tuple[str, ...] = ()  # numeric tags given to the DiT as quantiles in [0, 1]
+    cache_mb: NotNegative = 512.0  # decoded windows kept in memory
+
+
+class BalanceConfig(_Strict):
+    """A wanted distribution over one tag, as shares that sum to 1."""
+
+    tag: str
+    shares: dict[str, Share] | tuple[Share, ...]  # by value of a string tag, or one per bin of a numeric tag
+    edges: tuple[float, ...] | None = None  # ascending bin edges of a numeric tag: bins (-inf, e0), [e0, e1), ...
+    null_share: Share = 0.0  # of clips that have no value
+    max_repeats: Annotated[float, Field(ge=1)] = 4.0  # of one clip in one epoch
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> "BalanceConfig":
+        if isinstance(self.shares, dict) == (self.edges is not None):
+            raise ValueError("shares is a mapping for a string tag; a numeric one needs edges and a list")
+        if self.edges is not None:
+            if list(self.edges) != sorted(set(self.edges)):
+                raise ValueError("edges must ascend")
+            if len(self.shares) != len(self.edges) + 1:
+                raise ValueError(
+                    f"{len(self.edges)} edges make {len(self.edges) + 1} bins; shares has {len(self.shares)}"
+                )
+        shares = self.shares.values() if isinstance(self.shares, dict) else self.shares
+        if not math.isclose(total := math.fsum([*shares, self.null_share]), 1.0, abs_tol=1e-6):
+            raise ValueError(f"shares and null_share must sum to 1, not {total:g}")
+        return self
+
+
+class VAEConfig(_Strict):
+    """The causal 3D autoencoder. Pixels are folded into channels; then each further width halves time or space."""
+
+    latent_channels: PositiveInt = 8
+    time_factor: PositiveInt = 4  # frames to one latent frame, after the first
+    space_factor: PositiveInt = 8  # pixels a side to one latent cell
+    input_patch: PositiveInt = 4  # pixels a side folded into channels before the first convolution
+    widths: tuple[PositiveInt, ...] = Field((32, 64, 96), min_length=1)  # at full and at each halved size
+    blocks_per_width: PositiveInt = 1
+    kl_weight: NotNegative = 1e-5
+
+    @property
+    def strides(self) -> tuple[tuple[int, int], ...]:
+        """(time, space) stride before each width but the first: space is halved early, time late."""
+        halvings = len(self.widths) - 1
+        times, spaces = self.time_factor.bit_length() - 1, (self.space_factor // self.input_patch).bit_length() - 1
+        return tuple((1 + (i >= halvings - times), 1 + (i < spaces)) for i in range(halvings))
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> "VAEConfig":
+        time, space = (math.prod(stride[axis] for stride in self.strides) for axis in range(2))
+        if (time, space * self.input_patch) != (self.time_factor, self.space_factor) or (1, 1) in self.strides:
+            raise ValueError("each width after the first must halve time or space, up to factors that are powers of 2")
+        return self
+
+
+class DiTConfig(_Strict):
+    """The diffusion transformer and how it is conditioned."""
+
+    width: PositiveInt = 128
+    depth: PositiveInt = 4
+    heads: PositiveInt = 4
+    patch: PositiveInt = 1  # latent cells a side in one token
+    rope_theta: Positive = 100.0  # small, because tiny grids have few positions
+    text_width: PositiveInt = 64
+    text_depth: PositiveInt = 1
+    max_text_bytes: PositiveInt = 128
+    text_dropout: Share = 0.1
+    tag_dropout: Share = 0.1
+
+    @model_validator(mode="after")
+    def _heads_fit(self) -> "DiTConfig":
+        if self.width % self.heads or (self.width // self.heads) % 2 or self.width // self.heads < 16:
+            raise ValueError("width must be heads times an even head size of at least 16")
+        if self.text_width % 16:
+            raise ValueError("text_width must be a multiple of 16")
+        return self
+
+
+class FlowConfig(_Strict):
+    """Distribution of the noise level t in training, and its shift."""
+
+    logit_mean: float = 0.0
+    logit_std: Positive = 1.0
+    shift: Positive = 1.0  # above 1: more time at high noise, as larger pictures need
+
+
+class StageConfig(_Strict):
+    """One stage trains one model; the next begins with its averaged (EMA) weights."""
+
+    name: str
+    model: Literal["vae", "dit"]
+    steps: PositiveInt
+    batch_size: PositiveInt = 8
+    learning_rate: Positive = 1e-3
+    final_learning_rate: NotNegative = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 10
+    weight_decay: NotNegative = 0.01
+    max_grad_norm: Positive = 1.0
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
+
+
+class SampleConfig(_Strict):
+    """The sample videos a run makes of itself. Zero `every_steps`: only the one at the end."""
+
+    prompt: str = ""
+    every_steps: Annotated[int, Field(ge=0)] = 0
+    num_steps: PositiveInt = 20
+    guidance: NotNegative = 2.0
+
+
+class TrainConfig(_Strict):
+    """A whole run."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    threads: PositiveInt = 2  # of this process; the exact sums, and so exact resume, depend on it
+    data: DataConfig = DataConfig()
+    balance: BalanceConfig | None = None
+    vae: VAEConfig = VAEConfig()
+    dit: DiTConfig = DiTConfig()
+    flow: FlowConfig = FlowConfig()
+    stages: tuple[StageConfig, ...] = Field(min_length=1)
+    sample: SampleConfig = SampleConfig()
+    checkpoint_every_steps: PositiveInt = 100
+    keep_checkpoints: PositiveInt = 2
+    log_every_s: NotNegative = 5.0  # between plain progress lines
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "TrainConfig":
+        if (self.data.num_frames - 1) % self.vae.time_factor:
+            raise ValueError(f"data.num_frames must be 1 + a multiple of {self.vae.time_factor}, the vae.time_factor")
+        side = self.vae.space_factor * self.dit.patch
+        if bad := [size for size in self.data.sizes if size[0] % side or size[1] % side]:
+            raise ValueError(f"data.sizes must be multiples of {side}, the pixels of one token; {bad[0]} is not")
+        if self.stages[0].model != "vae":
+            raise ValueError("stages must begin with one that trains the vae: the dit learns on its latents")
+        if len({stage.name for stage in self.stages}) < len(self.stages):
+            raise ValueError("stages must have different names")
+        return self
+
+
+def load_config(path_or_preset: str | Path) -> TrainConfig:
+    """Read a YAML file, or a preset by its bare name. Raises TrainError."""
+    path = Path(path_or_preset)
+    preset = PRESETS / f"{path_or_preset}.yaml"
+    if not path.is_file() and len(path.parts) == 1 and preset.is_file():
+        path = preset
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError as error:
+        known = ", ".join(sorted(preset.stem for preset in PRESETS.glob("*.yaml")))
+        raise TrainError(f"there is no config file or preset {str(path_or_preset)!r}; presets: {known}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrainError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise TrainError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise TrainError(f"{path} must be a mapping of settings")
+    try:
+        return TrainConfig(**content)
+    except ValidationError as error:
+        raise TrainError(f"{path}: {'; '.join(map(_problem, error.errors()))}") from error
+    except TypeError as error:  # a key that is not a string
+        raise TrainError(f"{path}: {error}") from error
+
+
+def dump_config(config: TrainConfig) -> str:
+    """The resolved configuration as YAML, with every default written out."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, width=120)
+
+
+def changed_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
+    """What differs between two configurations, as `key: old -> new`."""
+    before, after = _leaves(old.model_dump(mode="json")), _leaves(new.model_dump(mode="json"))
+    keys = dict.fromkeys([*before, *after])
+    return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
+
+
+def nearest(name: str, known: Any) -> str:
+    """Half a sentence that helps with a misspelled name."""
+    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
+
+
+def _leaves(value: Any, key: str = "") -> dict[str, Any]:
+    if isinstance(value, dict) and value:
+        parts = [(f"{key}.{name}" if key else name, part) for name, part in value.items()]
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        parts = [(f"{key}[{i}]", part) for i, part in enumerate(value)]
+    else:
+        return {key: value}
+    return {name: leaf for name_, part in parts for name, leaf in _leaves(part, name_).items()}
+
+
+def _problem(error: Any) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in error["loc"]).lstrip(".")
+    message = error["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message

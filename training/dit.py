@@ -1,0 +1,218 @@
+"""The diffusion transformer: noisy latents, noise level, text, frame rate and tags in; the latents' velocity out.
+
+Full attention over all space-time tokens, after DiT (Peebles & Xie 2023): adaLN-zero modulation by noise level and
+tags, rotary positions (Su et al. 2021) in three dimensions with time in seconds, query-key norm (Dehghani et al. 2023),
+and cross-attention to a byte-level text encoder that is trained along.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.config import DiTConfig
+
+_PAD, _BEGIN = 256, 257  # beside the 256 byte values
+_TIME_UNIT_S = 1 / 8  # one step of the rotary time axis
+
+
+@dataclass(frozen=True)
+class TextBytes:
+    """UTF-8 text as numbers: `ids` int64 [B, L], and `mask` bool [B, L], true where there is text."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What the DiT is told of B clips; `latent_fps` [B] is latent frames a second, `tags` [B, N] nan if unknown."""
+
+    texts: tuple[str, ...]
+    latent_fps: Tensor
+    tags: Tensor
+
+    def without(self, text: Tensor, tags: Tensor) -> "Conditions":
+        """The same with some hidden: `text` bool [B] and `tags` bool [B, N] are true where the value is dropped."""
+        texts = tuple("" if hide else kept for kept, hide in zip(self.texts, text.tolist(), strict=True))
+        return Conditions(texts, self.latent_fps, self.tags.masked_fill(tags, math.nan))
+
+
+def to_bytes(texts: Sequence[str], max_bytes: int) -> TextBytes:
+    """Texts, cut to `max_bytes`, as ids behind a begin mark; an empty text is the mark alone."""
+    rows = [[_BEGIN, *text.encode()[:max_bytes]] for text in texts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [_PAD] * (longest - len(row)) for row in rows])
+    return TextBytes(ids, ids != _PAD)
+
+
+def rotary_angles(positions: Tensor, head_size: int, theta: float) -> Tensor:
+    """Angles [..., L, head_size / 2] of positions [..., L, 3] (time, row, column); time has a quarter of the pairs."""
+    pairs = head_size // 2
+    spatial = pairs * 3 // 8
+    angles = []
+    for axis, count in enumerate((pairs - 2 * spatial, spatial, spatial)):
+        frequencies = theta ** -(torch.arange(count, dtype=torch.float32) / count)
+        angles.append(positions[..., axis, None] * frequencies)
+    return torch.cat(angles, dim=-1)
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Turn the pairs of x [B, heads, L, head_size] by angles [B, L, head_size / 2]."""
+    cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+
+
+def token_positions(shape: tuple[int, int, int], latent_fps: Tensor) -> Tensor:
+    """Positions [B, T H W, 3] of a (T, H, W) grid: time in 1/8 s; row and column in tokens from the middle."""
+    frames, rows, columns = (torch.arange(size, dtype=torch.float32) for size in shape)
+    grid = torch.cartesian_prod(frames, rows - rows.mean(), columns - columns.mean()).view(-1, 3)
+    scale = torch.ones(len(latent_fps), 1, 3)
+    scale[:, 0, 0] = 1 / (latent_fps * _TIME_UNIT_S)
+    return grid * scale
+
+
+def sinusoids(t: Tensor, width: int) -> Tensor:
+    """Numbers in [0, 1], [...], as waves [..., width] (Vaswani et al. 2017)."""
+    half = width // 2
+    angles = 1000 * t[..., None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+class Attention(nn.Module):
+    """Multi-head attention of x to a context, with normalized queries and keys."""
+
+    def __init__(self, width: int, heads: int, context_width: int | None = None):
+        super().__init__()
+        self.heads, head_size = heads, width // heads
+        self.to_query = nn.Linear(width, width)
+        self.to_key_value = nn.Linear(context_width or width, 2 * width)
+        self.query_norm, self.key_norm = nn.RMSNorm(head_size), nn.RMSNorm(head_size)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """x [B, L, width], context [B, M, context_width], angles [B, L, head_size / 2], mask bool [B, M] -> like x."""
+        query = self._split(self.to_query(x))
+        key, value = map(self._split, self.to_key_value(context).chunk(2, dim=-1))
+        query, key = self.query_norm(query), self.key_norm(key)
+        if angles is not None:
+            query, key = rotate(query, angles), rotate(key, angles)
+        allowed = None if mask is None else mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        return self.out(mixed.transpose(1, 2).flatten(2))
+
+    def _split(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+
+def _mlp(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
+
+
+class TextEncoder(nn.Module):
+    """A small transformer over bytes: the text encoder that needs no weights."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        width = config.text_width
+        self.embedding = nn.Embedding(258, width)
+        self.position = nn.Parameter(0.02 * torch.randn(1 + config.max_text_bytes, width))
+        self.blocks = nn.ModuleList(
+            nn.ModuleList([nn.LayerNorm(width), Attention(width, width // 16), nn.LayerNorm(width), _mlp(width)])
+            for _ in range(config.text_depth)
+        )
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, text: TextBytes) -> Tensor:
+        """Ids [B, L] to features [B, L, text_width]."""
+        x = self.embedding(text.ids) + self.position[: text.ids.shape[1]]
+        for attention_norm, attention, mlp_norm, mlp in self.blocks:
+            normed = attention_norm(x)
+            x = x + attention(normed, normed, mask=text.mask)
+            x = x + mlp(mlp_norm(x))
+        return self.norm(x)
+
+
+class Block(nn.Module):
+    """Self-attention over space-time, cross-attention to text, MLP; it begins as the identity, its gates being zero."""
+
+    def __init__(self, config: DiTConfig):
+        super().__init__()
+        width = config.width
+        self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
+        self.attention = Attention(width, config.heads)
+        self.text_norm = nn.LayerNorm(width)
+        self.text_attention = Attention(width, config.heads, config.text_width)
+        self.mlp = _mlp(width)
+        self.modulation = nn.Linear(width, 6 * width)
+        for layer in (self.modulation, self.text_attention.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: Tensor, condition: Tensor, angles: Tensor, text: Tensor, mask: Tensor) -> Tensor:
+        """x [B, L, width], condition [B, width], text [B, M, text_width] with mask [B, M] -> like x."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
+        normed = self.norms[0](x) * (1 + scale1) + shift1
+        x = x + gate1 * self.attention(normed, normed, angles)
+        x = x + self.text_attention(self.text_norm(x), text, mask=mask)
+        return x + gate2 * self.mlp(self.norms[1](x) * (1 + scale2) + shift2)
+
+
+class DiT(nn.Module):
+    """The whole transformer. `num_tags` is how many tag conditions it takes."""
+
+    def __init__(self, config: DiTConfig, latent_channels: int, num_tags: int):
+        super().__init__()
+        self.config = config
+        width, token = config.width, latent_channels * config.patch**2
+        self.embed = nn.Linear(token, width)
+        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.tags = nn.ModuleList(nn.Linear(width, width) for _ in range(num_tags))
+        self.unknown_tag = nn.Parameter(torch.zeros(num_tags, width))
+        self.text = TextEncoder(config)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, token)
+        for layer in (self.modulation, self.out):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
+        """Noisy latents x_t [B, C, T, H, W] at noise levels t [B] to their velocity, of the same shape."""
+        tokens = _to_tokens(x_t, self.config.patch)
+        shape = (x_t.shape[2], x_t.shape[3] // self.config.patch, x_t.shape[4] // self.config.patch)
+        positions = token_positions(shape, conditions.latent_fps)
+        angles = rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_theta)
+        condition = self.time(sinusoids(t, self.config.width)) + self._tag_condition(conditions.tags)
+        text_bytes = to_bytes(conditions.texts, self.config.max_text_bytes)
+        text = self.text(text_bytes)
+        x = self.embed(tokens)
+        for block in self.blocks:
+            x = block(x, condition, angles, text, text_bytes.mask)
+        shift, scale = self.modulation(F.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
+        return _from_tokens(self.out(self.norm(x) * (1 + scale) + shift), shape, self.config.patch)
+
+    def _tag_condition(self, tags: Tensor) -> Tensor:
+        """Tags [B, N] in [0, 1] or nan to one vector [B, width]."""
+        total = torch.zeros(len(tags), self.config.width)
+        for layer, unknown, values in zip(self.tags, self.unknown_tag, tags.unbind(dim=1), strict=True):
+            known = layer(sinusoids(values.nan_to_num(), self.config.width))
+            total = total + torch.where(values.isnan()[:, None], unknown, known)
+        return total
+
+
+def _to_tokens(x: Tensor, patch: int) -> Tensor:
+    """[B, C, T, H, W] to [B, T H W / p², C p²]."""
+    x = x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, C, T, H, p, W, p]
+    return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+
+
+def _from_tokens(tokens: Tensor, shape: tuple[int, int, int], patch: int) -> Tensor:
+    """The inverse of `_to_tokens`, for a grid of `shape` tokens."""
+    x = tokens.unflatten(2, (-1, patch, patch)).unflatten(1, shape)  # [B, T, H, W, C, p, p]
+    return x.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)

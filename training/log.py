@@ -1,0 +1,77 @@
+"""What a run says while it goes: metrics to JSON lines and TensorBoard, progress to a terminal or as plain lines."""
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_BRIEF = ("loss", "psnr_db", "lr", "grad_norm", "samples_per_s")
+
+
+class RunLog(AbstractContextManager["RunLog"]):
+    """Logs the steps of a run of `total_steps`, of which `done_steps` are done."""
+
+    def __init__(self, folder: Path, total_steps: int, done_steps: int, every_s: float):
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import
+
+        keep_until(folder / "metrics.jsonl", done_steps)
+        self._metrics = (folder / "metrics.jsonl").open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_steps + 1)
+        self._total, self._first, self._every_s = total_steps, done_steps, every_s
+        self._began = self._said = time.monotonic()
+        console = Console(stderr=True)
+        self._bar = _progress_bar(console) if console.is_terminal else None
+        if self._bar:
+            self._task = self._bar.add_task("training", total=total_steps, completed=done_steps, facts="")
+            self._bar.start()
+
+    def say(self, text: str) -> None:
+        """One line for whoever watches."""
+        if self._bar:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def step(self, stage: str, total_steps: int, metrics: Mapping[str, float]) -> None:
+        """Record a step that was done. `total_steps` counts it, over all stages."""
+        self._metrics.write(json.dumps({"stage": stage, "step": total_steps, **metrics}) + "\n")
+        self._metrics.flush()
+        for name, value in metrics.items():
+            self._board.add_scalar(f"{stage}/{name}", value, total_steps)
+        facts = "  ".join(f"{name} {metrics[name]:.4g}" for name in _BRIEF if name in metrics)
+        if self._bar:
+            self._bar.update(self._task, completed=total_steps, description=stage, facts=facts)
+        elif time.monotonic() - self._said >= self._every_s or total_steps == self._total:
+            self._said = time.monotonic()
+            remaining_s = (self._said - self._began) / (total_steps - self._first) * (self._total - total_steps)
+            self.say(f"{stage} step {total_steps}/{self._total}  {facts}  {remaining_s:.0f} s left")
+
+    def __exit__(self, *error: object) -> None:
+        self._metrics.close()
+        self._board.close()
+        if self._bar:
+            self._bar.stop()
+
+
+def _progress_bar(console: Console) -> Progress:
+    stage, facts = TextColumn("{task.description}"), TextColumn("{task.fields[facts]}")
+    return Progress(
+        stage, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), facts, console=console
+    )
+
+
+def keep_until(metrics: Path, done_steps: int) -> None:
+    """Drop the lines of steps after `done_steps`, which a resumed run takes again, and a last line that was cut off."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines(keepends=True):
+        if not line.endswith("\n") or json.loads(line)["step"] > done_steps:
+            break
+        kept.append(line)
+    metrics.write_text("".join(kept))

@@ -1,0 +1,289 @@
+"""The trainer, top to bottom: set up, take a step, log it, save it; one stage after the other, then a sample.
+
+A step is a pure function of the weights before it and of its number: which clips it sees comes from the sampler, its
+noise from a generator seeded by (seed, stage, step). That is why a run that was killed and resumed ends bitwise equal.
+"""
+
+import json
+import math
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from training.balance import plan_balance
+from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
+from training.config import StageConfig, TrainConfig, TrainError, load_config
+from training.data import Batch, Clip, ClipSource, long_enough, make_batches, to_pixels, to_tensor
+from training.dit import DiT
+from training.flow import draw_times, point_on_path
+from training.generate import default_settings, generate, write_mp4, write_sample
+from training.latents import LatentSource, measure_latents
+from training.log import RunLog
+from training.runs import RunFolder, load_manifest, make_models, open_run
+from training.sampler import Sampler, make_sampler
+from training.vae import VAE, vae_loss
+
+
+class Stopped(TrainError):
+    """The run was asked to stop (SIGTERM or Ctrl-C), wrote a checkpoint and did."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a finished run leaves. `skipped` holds the clips that could not be read, and why."""
+
+    steps: int
+    seconds: float
+    sample: Path | None
+    skipped: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a step needs that no step changes."""
+
+    config: TrainConfig
+    folder: RunFolder
+    models: nn.ModuleDict
+    source: ClipSource
+    sampler: Sampler
+    log: RunLog
+    stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class StepLoss:
+    """Loss of one batch, and what else to log of it."""
+
+    loss: Tensor
+    metrics: dict[str, float]
+
+
+def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, resume: bool = False) -> TrainResult:
+    """Train what the config says on the clips of a manifest, into the folder `out`. Raises TrainError."""
+    began = time.monotonic()
+    config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
+    rows = long_enough(manifest.rows, config.data.num_frames)
+    balance = plan_balance(rows, config.balance)
+    sampler = make_sampler(balance, manifest.digest, config.seed)
+    facts = {
+        "manifest": str(manifest_path),
+        "manifest_digest": manifest.digest,
+        "clips": manifest.rows.num_rows,
+        "clips_too_short": manifest.rows.num_rows - rows.num_rows,
+        "balance": [asdict(cell) for cell in balance.report],
+    }
+    folder = open_run(out, config, facts, resume)
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+    models, checkpoint = make_models(config), folder.newest_checkpoint()
+    progress = load_progress(checkpoint) if checkpoint else Progress()
+    if checkpoint:
+        load_models(checkpoint, models)
+    total_steps = sum(stage.steps for stage in config.stages)
+    with RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) as log, _stop_signals() as stop:
+        source = ClipSource(rows, config.data, config.threads, log.say)
+        run = Run(config, folder, models, source, sampler, log, stop)
+        _introduce(run, facts, balance.report, progress, total_steps)
+        for stage in config.stages[progress.stage :]:
+            progress = train_stage(run, stage, progress)
+        sample = _final_sample(run)
+        if source.skipped:
+            (folder.path / "skipped.json").write_text(json.dumps(source.skipped, indent=2) + "\n")
+    return TrainResult(progress.total_steps, time.monotonic() - began, sample, source.skipped)
+
+
+def _introduce(run: Run, facts: dict, report: tuple, progress: Progress, total_steps: int) -> None:
+    sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in run.models.items()}
+    models = ", ".join(f"{name} of {size / 1e6:.2f} M weights" for name, size in sizes.items())
+    run.log.say(f"{facts['clips']} clips, {facts['clips_too_short']} of them too short; {models}; {total_steps} steps")
+    if run.config.balance:
+        for cell in report:
+            run.log.say(f"balance by {run.config.balance.tag}: {cell}")
+    if progress.total_steps:
+        run.log.say(f"resuming after step {progress.total_steps}")
+
+
+# ---- one stage ----
+
+
+def train_stage(run: Run, stage: StageConfig, progress: Progress) -> Progress:
+    """Train one model from where `progress` stands to the end of the stage, where it takes its averaged weights."""
+    training = _start_stage(run, stage, progress)
+    inputs = LatentSource(run.models["vae"], run.config.data.cache_mb) if stage.model == "dit" else _clip_pixels
+    while progress.step < stage.steps:
+        progress = train_step(run, stage, training, inputs, progress)
+        if progress.step < stage.steps:  # the end of the stage is saved below
+            _between_steps(run, stage, training, progress)
+    training.model.load_state_dict(training.average.state_dict())
+    if stage.model == "vae":
+        measure_latents(run.models["vae"], run.source, run.sampler)
+        _write_reconstruction(run, progress)
+    progress = replace(progress, stage=progress.stage + 1, step=0)
+    save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
+    return progress
+
+
+def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
+    model = run.models[stage.model].train()
+    average = deepcopy(model).requires_grad_(False)
+    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=stage.weight_decay, betas=(0.9, 0.98))
+    training = Training(model, average, optimizer)
+    if progress.step:
+        load_training(run.folder.newest_checkpoint(), training)
+    return training
+
+
+def _between_steps(run: Run, stage: StageConfig, training: Training, progress: Progress) -> None:
+    """Save and sample where it is time to, and stop where that was asked for."""
+    config, stopping = run.config, run.stop()
+    if stopping or progress.step % config.checkpoint_every_steps == 0:
+        save_checkpoint(run.folder.checkpoints, progress, run.models, training, config.keep_checkpoints)
+    if stopping:
+        raise Stopped(f"stopped after step {progress.total_steps}, which is saved; continue with --resume")
+    if stage.model == "dit" and config.sample.every_steps and progress.step % config.sample.every_steps == 0:
+        settings = default_settings(config)
+        frames = generate(run.models["vae"], training.average, config, settings)
+        write_sample(run.folder.sample_at(progress.total_steps), frames, settings)
+
+
+# ---- one step ----
+
+
+def train_step(
+    run: Run, stage: StageConfig, training: Training, inputs: Callable[[Clip], Tensor], progress: Progress
+) -> Progress:
+    """Take one step and log it. Clips of different shapes go through in turn; their gradients add up to one mean."""
+    began = time.monotonic()
+    taken = run.source.take(run.sampler, progress.k, stage.batch_size)
+    batches = make_batches(taken.clips, inputs, run.config.vae.time_factor)
+    loaded = time.monotonic()
+    generator = noise_generator(run.config.seed, progress.stage, progress.step)
+    training.optimizer.zero_grad()
+    metrics: Counter[str] = Counter()
+    for batch in batches:
+        share = len(batch.clip_ids) / stage.batch_size
+        step_loss = batch_loss(training.model, batch, run.config, generator)
+        (step_loss.loss * share).backward()
+        for name, value in step_loss.metrics.items():
+            metrics[name] += share * value
+    grad_norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), stage.max_grad_norm))
+    _guard(run, metrics["loss"], grad_norm, progress, taken.clips)
+    lr = learning_rate(stage, progress.step)
+    for group in training.optimizer.param_groups:
+        group["lr"] = lr
+    training.optimizer.step()
+    update_average(training, stage.ema_decay, progress.step)
+    seconds = time.monotonic() - began
+    speed = {"samples_per_s": stage.batch_size / seconds, "data_share": (loaded - began) / seconds}
+    progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1, k=taken.next_k)
+    skipped = {"skipped_clips": len(run.source.skipped)}
+    run.log.step(stage.name, progress.total_steps, {**metrics, "lr": lr, "grad_norm": grad_norm, **speed, **skipped})
+    return progress
+
+
+def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: torch.Generator) -> StepLoss:
+    """Loss of a VAE on pixels or of a DiT on latents."""
+    if isinstance(model, VAE):
+        loss = vae_loss(model, batch.x, generator)
+        metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
+        return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics})
+    loss = flow_loss(model, batch, config, generator)
+    return StepLoss(loss, {"loss": float(loss.detach())})
+
+
+def flow_loss(dit: DiT, batch: Batch, config: TrainConfig, generator: torch.Generator) -> Tensor:
+    """Mean squared error of the velocity on latents [B, C, T, H, W], with conditions dropped at random: a scalar."""
+    count, tags = batch.conditions.tags.shape
+    t = draw_times(count, config.flow, generator)
+    point = point_on_path(batch.x, torch.randn(batch.x.shape, generator=generator), t)
+    drop_text = torch.rand(count, generator=generator) < config.dit.text_dropout
+    drop_tags = torch.rand(count, tags, generator=generator) < config.dit.tag_dropout
+    return F.mse_loss(dit(point.x_t, t, batch.conditions.without(drop_text, drop_tags)), point.velocity)
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine from `learning_rate` to `final_learning_rate` at the last step."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    done = (step - stage.warmup_steps) / max(stage.steps - 1 - stage.warmup_steps, 1)
+    left = (1 + math.cos(math.pi * done)) / 2
+    return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * left
+
+
+def noise_generator(seed: int, stage: int, step: int) -> torch.Generator:
+    """The random numbers of one step."""
+    digest = sha256(f"{seed}/{stage}/{step}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+@torch.no_grad()
+def update_average(training: Training, decay: float, step: int) -> None:
+    """Move the average toward the model; early steps move it further, so that it forgets the random start."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, weight in zip(training.average.parameters(), training.model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
+
+
+def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, clips: tuple[Clip, ...]) -> None:
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+        kept, ids = run.folder.newest_checkpoint(), ", ".join(clip.clip_id for clip in clips)
+        raise TrainError(
+            f"step {progress.total_steps + 1} gave loss {loss} and gradient norm {grad_norm}, so it was not taken; "
+            f"lower the learning rate. Newest checkpoint: {kept.name if kept else 'none'}; clips: {ids}"
+        )
+
+
+def _clip_pixels(clip: Clip) -> Tensor:
+    return to_tensor(clip.pixels)
+
+
+# ---- what a run shows ----
+
+
+def _final_sample(run: Run) -> Path | None:
+    if run.config.stages[-1].model != "dit":
+        return None
+    settings = default_settings(run.config)
+    write_sample(run.folder.sample, generate(run.models["vae"], run.models["dit"], run.config, settings), settings)
+    return run.folder.sample
+
+
+@torch.no_grad()
+def _write_reconstruction(run: Run, progress: Progress) -> None:
+    """A clip beside what the VAE makes of it."""
+    clip = run.source.take(run.sampler, 0, 1).clips[0]
+    video = to_tensor(clip.pixels)
+    again = run.models["vae"].to_video(run.models["vae"].to_latents(video[None]))[0]
+    frames = to_pixels(torch.cat([video, again], dim=3))
+    write_mp4(run.folder.sample_at(progress.total_steps, "_reconstruction"), frames, clip.fps)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGTERM or Ctrl-C into a wish to stop after the step; the second acts at once."""
+    asked: list[int] = []
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        asked.append(number)
+        signal.signal(number, before[number])
+
+    try:
+        for number in before:
+            signal.signal(number, ask)
+        yield lambda: bool(asked)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
