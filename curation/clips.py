@@ -165,7 +165,9 @@ def keyframes(clip: _Clip, late: Mapping[int, Still]) -> Iterator[KeyframeRecord
 
 def _late_stills(clips: Iterable[_Clip], scan: Scan, uri: str, config: ScanConfig) -> dict[int, Still]:
     """Keyframes of the few short clips that the pass did not foresee, mostly between two gradual transitions."""
-    wanted = [frame for clip in clips for frame in missing([sample.frame for sample in clip.chosen], clip.span.start_frame, clip.span.num_frames)]
+    wanted = [
+        frame for clip in clips for frame in missing([sample.frame for sample in clip.chosen], clip.span.start_frame, clip.span.num_frames)
+    ]
     pictures = read_again(uri, wanted, [float(scan.features.time_s[frame]) for frame in wanted])
     return {frame: encode(picture, scan.facts, config.keyframe_side, config.jpeg_quality) for frame, picture in pictures.items()}
 
@@ -241,7 +243,11 @@ def _time_tags(clip: _Clip) -> Values:
 
 def _overlay(clip: _Clip) -> float | None:
     samples = clip.samples
-    picked = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _OVERLAY_PICTURES)).round().astype(int))] if samples else []
+    picked = (
+        [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, min(len(samples), _OVERLAY_PICTURES)).round().astype(int))]
+        if samples
+        else []
+    )
     return static_overlay_share(np.stack([clip.scan.small_luma(sample) for sample in picked])) if picked else None
 
 

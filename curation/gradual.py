@@ -97,9 +97,7 @@ def _is_interruption(thumbnails: np.ndarray, before: int, after: int) -> bool:
 # ----------------------------------------------------------------------------------------------- dissolves
 
 
-def find_dissolves(
-    features: FrameFeatures, changes: Changes, cuts: list[Found], fades: list[Boundary], config: ShotConfig
-) -> list[Found]:
+def find_dissolves(features: FrameFeatures, changes: Changes, cuts: list[Found], fades: list[Boundary], config: ShotConfig) -> list[Found]:
     """Dissolves in order of time, not overlapping each other, `fades` or the better ones of `cuts`."""
     stride = max(1, round(1 / _RATE / features.frame_s))
     pictures, means, power = features.thumbnails[::stride], changes.means[::stride], changes.contrast[::stride] ** 2
@@ -109,9 +107,7 @@ def find_dissolves(
         claim[cut.boundary.start // stride] = cut.evidence + _CUT_ADVANTAGE
     for fade in fades:
         claim[max(fade.start // stride - 2, 0) : -(-fade.end // stride) + 2] = np.inf
-    windows = [
-        window for first in range(0, len(pictures), BLOCK) for window in _windows(pictures, means, power, first, config)
-    ]
+    windows = [window for first in range(0, len(pictures), BLOCK) for window in _windows(pictures, means, power, first, config)]
     found = []
     for evidence, first, last in sorted(windows, reverse=True):
         if claim[first : last + 1].max() >= evidence:

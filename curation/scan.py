@@ -167,7 +167,9 @@ def _check_whole(scan: Scan) -> None:
         raise MediaError(FailureCode.TRUNCATED, message, scan.num_frames, decoded_s)
     broken = scan.log.errors + scan.log.damaged
     if broken > max(1, scan.num_frames // 4):
-        message = f"{broken} damaged packets or pictures beside {scan.num_frames} decoded frames ({scan.log.last_error or 'damaged pictures'})"
+        message = (
+            f"{broken} damaged packets or pictures beside {scan.num_frames} decoded frames ({scan.log.last_error or 'damaged pictures'})"
+        )
         raise MediaError(FailureCode.CORRUPT, message, scan.num_frames, decoded_s)
 
 
@@ -254,7 +256,11 @@ class _Scanner:
         is_full, rotation = self.facts.is_full_range, self.facts.rotation
         luma = full_range_luma(shrink(luma, SMALL_SIDE), is_full)
         height, width = luma.shape[0] // 4, luma.shape[1] // 4
-        u, v = (full_range_chroma(match(plane, height, width), is_full) for plane in chroma) if chroma else (np.full((1, 1), 128, np.uint8),) * 2
+        u, v = (
+            (full_range_chroma(match(plane, height, width), is_full) for plane in chroma)
+            if chroma
+            else (np.full((1, 1), 128, np.uint8),) * 2
+        )
         # A picture that was not shrunk is still the decoder's own buffer, with padded rows.
         return SmallPlanes(*(np.ascontiguousarray(upright(plane, rotation)) for plane in (luma, u, v)))
 
@@ -267,7 +273,11 @@ class _Scanner:
         first = min(held)
         taken = [sample.frame for sample in self.samples[-_RING_FRAMES:] if sample.frame >= first]
         wanted = missing(taken, first, end - first)
-        wanted += [frame for frame in range(end - 3, first, -_LOOK_BACK_EVERY) if min((abs(frame - other) for other in taken + wanted), default=99) > 2]
+        wanted += [
+            frame
+            for frame in range(end - 3, first, -_LOOK_BACK_EVERY)
+            if min((abs(frame - other) for other in taken + wanted), default=99) > 2
+        ]
         for frame in sorted(wanted):
             self._sample(held[frame], self._small_planes(held[frame].frame))
 

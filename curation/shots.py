@@ -92,9 +92,7 @@ def _merge(gradual: Iterable[Boundary]) -> list[Boundary]:
     return merged
 
 
-def _without_fragments(
-    cuts: list[Found], gradual: list[Boundary], features: FrameFeatures, config: ShotConfig
-) -> list[Boundary]:
+def _without_fragments(cuts: list[Found], gradual: list[Boundary], features: FrameFeatures, config: ShotConfig) -> list[Boundary]:
     """The cuts, less those that leave a fragment shorter than `min_shot_s` on one side.
 
     Such a fragment is more often a glitch or a stutter than a shot. It stands when the pictures are wholly unlike.

@@ -20,9 +20,11 @@ from schemas.ids import duplicate_id, unreadable_id, video_id
 from schemas.records import FailureCode
 
 EXTENSIONS = frozenset(
-    "3g2 3gp asf avi dv f4v flv gif h264 h265 hevc ivf m2ts m2v m4v mjpeg mkv mov mp4 mpe mpeg mpg mts mxf nut obu ogm ogv "
-    "rm rmvb ts vob webm wmv y4m".split()
-)
+    {
+        "3g2", "3gp", "asf", "avi", "dv", "f4v", "flv", "gif", "h264", "h265", "hevc", "ivf", "m2ts", "m2v", "m4v", "mjpeg", "mkv", "mov",
+        "mp4", "mpe", "mpeg", "mpg", "mts", "mxf", "nut", "obu", "ogm", "ogv", "rm", "rmvb", "ts", "vob", "webm", "wmv", "y4m",
+    }
+)  # fmt: skip
 """What counts as a video in a folder or glob, by extension. A file named outright is always taken."""
 _LISTS = {".csv": pacsv.read_csv, ".jsonl": pajson.read_json, ".parquet": pq.read_table}
 
@@ -81,7 +83,9 @@ def find(names: Iterable[str]) -> Listing:
 def _expand(name: str) -> Iterator[Found | None]:
     """Videos behind one name; None for each file that is not one by its extension."""
     try:
-        yield from _expand_local(Path(name.removeprefix("file://"))) if local_path(name) or name.startswith("file://") else _expand_remote(name)
+        yield from (
+            _expand_local(Path(name.removeprefix("file://"))) if local_path(name) or name.startswith("file://") else _expand_remote(name)
+        )
     except (OSError, ImportError, ValueError) as error:
         if isinstance(error, SourceError):
             raise

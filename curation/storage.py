@@ -81,7 +81,9 @@ class Dataset:
         filesystem = self._storage[0]
         if not filesystem.exists(self.path(name)):
             return []
-        return sorted(entry["name"].rsplit("/", 1)[-1] for entry in filesystem.ls(self.path(name), detail=True) if entry["type"] == "directory")
+        return sorted(
+            entry["name"].rsplit("/", 1)[-1] for entry in filesystem.ls(self.path(name), detail=True) if entry["type"] == "directory"
+        )
 
     def _parts(self, spec: TableSpec) -> dict[str, str]:
         """Shard id -> path of each file of a table, committed or not."""
@@ -101,7 +103,11 @@ class Dataset:
         files = list(self.files(spec).values())
         if files:
             check_version(spec, pq.read_schema(files[0], filesystem=self._arrow_fs))
-        return pads.dataset(files, schema=spec.schema, format="parquet", filesystem=self._arrow_fs) if files else pads.dataset(spec.schema.empty_table())
+        return (
+            pads.dataset(files, schema=spec.schema, format="parquet", filesystem=self._arrow_fs)
+            if files
+            else pads.dataset(spec.schema.empty_table())
+        )
 
     def read(self, spec: TableSpec, columns: Sequence[str] | None = None) -> pa.Table:
         """A table's committed rows, in order of shard id."""
@@ -177,7 +183,9 @@ class Dataset:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 handle.seek(0)
-                raise DatasetError(f"{self.root} is being written by process {handle.read().strip() or '?'}: wait for it to end, then run again") from error
+                raise DatasetError(
+                    f"{self.root} is being written by process {handle.read().strip() or '?'}: wait for it to end, then run again"
+                ) from error
             handle.truncate(0)
             handle.write(str(os.getpid()))
             handle.flush()

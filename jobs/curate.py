@@ -117,7 +117,9 @@ def _summarize(record: dict[str, Any], failed: Counter[str], out: str) -> None:
             f"in {record['seconds']:.1f} s ({record['video_s'] / max(record['seconds'], 1e-3):.0f}x real time)"
         )
     if failed:
-        _say(f"{failed.total()} of these inputs are in failures/: " + ", ".join(f"{code} {count}" for code, count in sorted(failed.items())))
+        _say(
+            f"{failed.total()} of these inputs are in failures/: " + ", ".join(f"{code} {count}" for code, count in sorted(failed.items()))
+        )
     _say(f"dataset: {out}   next: reelmill status {out}   reelmill report {out} --out report.html")
 
 

@@ -45,7 +45,13 @@ def main() -> None:
         sources = [str(make_reel(clips, folder / "reel.mp4")), *(str(path) for path in clips.values())]
     reelmill("curate", *sources, "--out", dataset, may_exit=(0, 3))
     reelmill("status", dataset)
-    reelmill("query", dataset, "quality_sharpness > 0.1", "--columns", "uri,start_s,end_s,boundary_in,quality_sharpness,motion_mean,motion_camera")
+    reelmill(
+        "query",
+        dataset,
+        "quality_sharpness > 0.1",
+        "--columns",
+        "uri,start_s,end_s,boundary_in,quality_sharpness,motion_mean,motion_camera",
+    )
     reelmill("manifest", dataset, "--where", "NOT is_short AND quality_black_ratio < 0.5", "--out", manifest)
     reelmill("report", dataset, "--out", page)
     reelmill("train", "tiny", "--manifest", manifest, "--out", run)

@@ -53,7 +53,9 @@ class Manifest:
     digest: str
 
 
-def write_manifest(path: str | Path, rows: pa.Table, predicate: str, shards: Mapping[str, str], tag_statistics: Mapping[str, Mapping[str, Any]]) -> str:
+def write_manifest(
+    path: str | Path, rows: pa.Table, predicate: str, shards: Mapping[str, str], tag_statistics: Mapping[str, Mapping[str, Any]]
+) -> str:
     """Freeze `rows` into `path`, atomically, and return the digest. The same arguments give the same bytes.
 
     Rows are stored in order of clip_id. Raises ManifestError where a column that training needs is missing.
@@ -88,7 +90,9 @@ def read_manifest(path: str | Path, columns: list[str] | None = None) -> Manifes
     facts, digest = metadata[_FACTS_KEY].decode(), metadata[_DIGEST_KEY].decode()
     described = json.loads(facts)
     if described["schema_version"] > SCHEMA_VERSION:
-        raise ManifestError(f"{path} is a manifest of version {described['schema_version']}; this Reelmill reads up to {SCHEMA_VERSION}: update it")
+        raise ManifestError(
+            f"{path} is a manifest of version {described['schema_version']}; this Reelmill reads up to {SCHEMA_VERSION}: update it"
+        )
     footer_bytes = struct.unpack("<I", data[-8:-4])[0]
     if _digest(data[: len(data) - 8 - footer_bytes], parquet.schema_arrow, facts) != digest:
         raise ManifestError(f"{path} was changed after it was frozen: its content does not match digest {digest}")

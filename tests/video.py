@@ -41,6 +41,9 @@ def texture(height: int, width: int, seed: int = 0) -> np.ndarray:
     import cv2
 
     rng = np.random.default_rng(seed)
-    layers = [cv2.resize(rng.random((height // s + 2, width // s + 2), np.float32), (width, height), interpolation=cv2.INTER_CUBIC) for s in (4, 12, 40)]
+    layers = [
+        cv2.resize(rng.random((height // s + 2, width // s + 2), np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+        for s in (4, 12, 40)
+    ]
     mixed = layers[0] * 0.2 + layers[1] * 0.4 + layers[2]
     return cv2.normalize(mixed, None, 20, 235, cv2.NORM_MINMAX).astype(np.uint8)

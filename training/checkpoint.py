@@ -40,9 +40,7 @@ class Training:
     optimizer: torch.optim.Optimizer
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, models: nn.ModuleDict, training: Training | None, keep: int
-) -> None:
+def save_checkpoint(folder: Path, progress: Progress, models: nn.ModuleDict, training: Training | None, keep: int) -> None:
     """Write `folder`/step_N and remove all but the newest `keep`. `training` is None between stages."""
     target = folder / f"step_{progress.total_steps:08d}"
     scratch = folder / f".{target.name}.{os.getpid()}"

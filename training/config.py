@@ -64,9 +64,7 @@ class BalanceConfig(_Strict):
             if list(self.edges) != sorted(set(self.edges)):
                 raise ValueError("edges must ascend")
             if len(self.shares) != len(self.edges) + 1:
-                raise ValueError(
-                    f"{len(self.edges)} edges make {len(self.edges) + 1} bins; shares has {len(self.shares)}"
-                )
+                raise ValueError(f"{len(self.edges)} edges make {len(self.edges) + 1} bins; shares has {len(self.shares)}")
         shares = self.shares.values() if isinstance(self.shares, dict) else self.shares
         if not math.isclose(total := math.fsum([*shares, self.null_share]), 1.0, abs_tol=1e-6):
             raise ValueError(f"shares and null_share must sum to 1, not {total:g}")

@@ -152,9 +152,7 @@ def long_enough(rows: pa.Table, num_frames: int) -> pa.Table:
     if rows.num_rows == 0:
         raise TrainError("the manifest is empty: its predicate selected no clip")
     if kept.num_rows == 0:
-        raise TrainError(
-            f"all {rows.num_rows} clips of the manifest have fewer frames than data.num_frames: {num_frames}"
-        )
+        raise TrainError(f"all {rows.num_rows} clips of the manifest have fewer frames than data.num_frames: {num_frames}")
     return kept
 
 

@@ -38,9 +38,7 @@ class SampleSettings:
 def default_settings(config: TrainConfig) -> SampleSettings:
     """What a run samples when nothing else is asked for: the first of its sizes, at full length."""
     (width, height), data, sample = config.data.sizes[0], config.data, config.sample
-    return SampleSettings(
-        sample.prompt, config.seed, width, height, data.num_frames, data.fps, sample.num_steps, sample.guidance, {}
-    )
+    return SampleSettings(sample.prompt, config.seed, width, height, data.num_frames, data.fps, sample.num_steps, sample.guidance, {})
 
 
 @torch.no_grad()

@@ -60,9 +60,7 @@ class RunLog(AbstractContextManager["RunLog"]):
 
 def _progress_bar(console: Console) -> Progress:
     stage, facts = TextColumn("{task.description}"), TextColumn("{task.fields[facts]}")
-    return Progress(
-        stage, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), facts, console=console
-    )
+    return Progress(stage, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), facts, console=console)
 
 
 def keep_until(metrics: Path, done_steps: int) -> None:

@@ -87,9 +87,7 @@ def _check_same(run: RunFolder, config: TrainConfig, manifest_digest: str, resum
         digests = f"digest {digest[:12]}, this one is {manifest_digest[:12]}"
         raise TrainError(f"{run.path} was started from another manifest ({digests}); give that one, or another --out")
     if changed := changed_keys(load_config(run.config), config):
-        raise TrainError(
-            f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out"
-        )
+        raise TrainError(f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out")
 
 
 def make_models(config: TrainConfig) -> nn.ModuleDict:

@@ -161,9 +161,7 @@ def _between_steps(run: Run, stage: StageConfig, training: Training, progress: P
 # ---- one step ----
 
 
-def train_step(
-    run: Run, stage: StageConfig, training: Training, inputs: Callable[[Clip], Tensor], progress: Progress
-) -> Progress:
+def train_step(run: Run, stage: StageConfig, training: Training, inputs: Callable[[Clip], Tensor], progress: Progress) -> Progress:
     """Take one step and log it. Clips of different shapes go through in turn; their gradients add up to one mean."""
     began = time.monotonic()
     taken = run.source.take(run.sampler, progress.k, stage.batch_size)

@@ -41,8 +41,7 @@ class FrameFeatures:
     def __post_init__(self) -> None:
         if self.thumbnails.shape != (len(self.time_s), THUMBNAIL_SIZE):
             raise ValueError(
-                f"thumbnails have the shape {self.thumbnails.shape}; "
-                f"{len(self.time_s)} times need ({len(self.time_s)}, {THUMBNAIL_SIZE})"
+                f"thumbnails have the shape {self.thumbnails.shape}; {len(self.time_s)} times need ({len(self.time_s)}, {THUMBNAIL_SIZE})"
             )
 
     @property

@@ -73,7 +73,8 @@ def main() -> None:
             left = len(table_digests(disturbed))
             run([args.videos], disturbed, "--engine", args.engine)
             same = table_digests(disturbed) == wanted
-            print(f"kill {kill:2} at {moment:5.1f} s: {left:3} of {len(wanted)} files were there; after the rerun {'identical' if same else 'DIFFERENT'}", flush=True)
+            verdict = "identical" if same else "DIFFERENT"
+            print(f"kill {kill:2} at {moment:5.1f} s: {left:3} of {len(wanted)} files were there; after the rerun {verdict}", flush=True)
             if not same:
                 sys.exit(1)
 

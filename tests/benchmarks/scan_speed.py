@@ -13,7 +13,6 @@ import math
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import imageio_ffmpeg
 import numpy as np
@@ -75,9 +75,25 @@ def repeated(path: Path, scratch: Path, least_s: float) -> Path:
     """The file's streams, end to end as often as it takes for a decode of at least `least_s` CPU seconds."""
     ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
     once = best(lambda video: [ffmpeg, "-v", "error", "-i", str(video), "-f", "null", "-"], path, 2).cpu_s
-    target = scratch / "repeated.mkv"
+    target = scratch / f"{path.stem}.mkv"
     loops = str(math.ceil(least_s / once) - 1)
-    command = [ffmpeg, "-v", "error", "-y", "-stream_loop", loops, "-i", str(path), "-map", "0:v:0", "-map", "0:a:0?", "-c", "copy", str(target)]
+    command = [
+        ffmpeg,
+        "-v",
+        "error",
+        "-y",
+        "-stream_loop",
+        loops,
+        "-i",
+        str(path),
+        "-map",
+        "0:v:0",
+        "-map",
+        "0:a:0?",
+        "-c",
+        "copy",
+        str(target),
+    ]
     return target if loops != "0" and subprocess.run(command, check=False, capture_output=True).returncode == 0 else path
 
 
@@ -106,29 +122,39 @@ def main() -> None:
         start = {name: best(command, nothing, args.repeat + 2) for name, command in commands.items()}
         print("start-up: " + ", ".join(f"{name} {cost.cpu_s:.2f} s CPU" for name, cost in start.items()))
         print(f"{'file':44} {'ffmpeg CPU':>10} {'scenedetect':>12} {'reelmill':>9} {'reelmill wall':>14} {'peak MB':>8}")
-        ratios: dict[str, list[float]] = {name: [] for name in ("scenedetect", "reelmill", "wall")}
-        totals = {name: 0.0 for name in commands}
+        detect, scan, wall = [], [], []  # ratios to ffmpeg
+        bare, paths = Cost(0, 0, 0), []
         for original in videos:
             path = repeated(original, scratch, args.least_s)
-            rounds = {name: [] for name in commands}
-            for _ in range(args.repeat):
-                for name, command in commands.items():
-                    rounds[name].append(measure(command(path)))
-            cpu = {name: min(cost.cpu_s for cost in costs) - start[name].cpu_s for name, costs in rounds.items()}
-            wall = {name: min(cost.wall_s for cost in costs) - start[name].wall_s for name, costs in rounds.items()}
-            peak = max(cost.peak_mb for cost in rounds["reelmill"])
-            for name in ("scenedetect", "reelmill"):
-                ratios[name].append(cpu[name] / cpu["ffmpeg"])
-            ratios["wall"].append(wall["reelmill"] / wall["ffmpeg"])
-            for name in totals:
-                totals[name] += cpu[name]
-            row = f"{original.name[:44]:44} {cpu['ffmpeg']:8.2f} s {ratios['scenedetect'][-1]:11.2f}x {ratios['reelmill'][-1]:8.2f}x"
-            print(f"{row} {ratios['wall'][-1]:13.2f}x {peak:8.0f}", flush=True)
-        print(
-            f"{'median of ' + str(len(ratios['reelmill'])) + ' files':44} {'1':>8}   {statistics.median(ratios['scenedetect']):11.2f}x "
-            f"{statistics.median(ratios['reelmill']):8.2f}x {statistics.median(ratios['wall']):13.2f}x"
+            costs = compare(commands, path, args.repeat, start)
+            base = costs["ffmpeg"]
+            detect.append(costs["scenedetect"].cpu_s / base.cpu_s)
+            scan.append(costs["reelmill"].cpu_s / base.cpu_s)
+            wall.append(costs["reelmill"].wall_s / base.wall_s)
+            bare, paths = Cost(bare.cpu_s + base.cpu_s, bare.wall_s + base.wall_s, 0), [*paths, path]
+            figures = f"{base.cpu_s:8.2f} s {detect[-1]:11.2f}x {scan[-1]:8.2f}x {wall[-1]:13.2f}x {costs['reelmill'].peak_mb:8.0f}"
+            print(f"{original.name[:44]:44} {figures}", flush=True)
+        print(f"{f'median of {len(scan)} files':44} {'1':>8}   {median(detect):11.2f}x {median(scan):8.2f}x {median(wall):13.2f}x")
+        job = [sys.executable, "-m", "jobs.cli", "curate", *map(str, paths), "--out", str(scratch / "all"), "--shard-size", "1"]
+        whole = measure(job)
+        print(f"one job over all of them, start-up included: {whole.cpu_s / bare.cpu_s:.2f}x the CPU of ffmpeg on one after the other,")
+        print(f"{whole.wall_s / bare.wall_s:.2f}x its wall time ({whole.wall_s:.1f} s to {bare.wall_s:.1f} s)")
+
+
+def compare(commands: dict[str, Callable[[Path], list[str]]], path: Path, repeat: int, start: dict[str, Cost]) -> dict[str, Cost]:
+    """Least cost of each tool on a file, start-up taken off; the tools take turns."""
+    rounds: dict[str, list[Cost]] = {name: [] for name in commands}
+    for _ in range(repeat):
+        for name, command in commands.items():
+            rounds[name].append(measure(command(path)))
+    return {
+        name: Cost(
+            min(cost.cpu_s for cost in costs) - start[name].cpu_s,
+            min(cost.wall_s for cost in costs) - start[name].wall_s,
+            max(cost.peak_mb for cost in costs),
         )
-        print(f"{'all files together':44} {'1':>8}   {totals['scenedetect'] / totals['ffmpeg']:11.2f}x {totals['reelmill'] / totals['ffmpeg']:8.2f}x")
+        for name, costs in rounds.items()
+    }
 
 
 if __name__ == "__main__":

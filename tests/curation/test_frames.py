@@ -27,10 +27,18 @@ def test_every_corpus_file_gives_increasing_times_from_zero(corpus, corpus_index
 @pytest.mark.parametrize(
     "name",
     [
-        "dj_video11.mp4", "decord_flipping_a_pancake.mkv", "screen_gnome_message-board.ogv", "pygame_blue.mpg", "imageio_newtonscradle.gif",
-        "mmaction2_test.avi", "daft_sample_video.mp4", "torchcodec_h264_10bits.mp4", "decord_video_90.mov", "gen_finetrainers_cogvideox_lora.webm",
+        "dj_video11.mp4",
+        "decord_flipping_a_pancake.mkv",
+        "screen_gnome_message-board.ogv",
+        "pygame_blue.mpg",
+        "imageio_newtonscradle.gif",
+        "mmaction2_test.avi",
+        "daft_sample_video.mp4",
+        "torchcodec_h264_10bits.mp4",
+        "decord_video_90.mov",
+        "gen_finetrainers_cogvideox_lora.webm",
     ],
-)  # fmt: skip
+)
 def test_random_access_gives_the_very_pixels_of_the_scan(corpus, name):
     found, _ = read(corpus / name)
     wanted = [index for index in (1, 2, 17, 60, 61) if index < len(found)]
@@ -69,7 +77,10 @@ def test_rotation_is_applied(corpus):
     np.testing.assert_array_equal(rgb(frame), np.rot90(coded, -1))
 
 
-@pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv422p", "yuv444p", "gray", "yuv420p10le", "yuv422p10le", "yuv444p12le", "gray10le", "bgra", "rgb24", "gbrp", "nv12"])
+@pytest.mark.parametrize(
+    "pix_fmt",
+    ["yuv420p", "yuv422p", "yuv444p", "gray", "yuv420p10le", "yuv422p10le", "yuv444p12le", "gray10le", "bgra", "rgb24", "gbrp", "nv12"],
+)
 def test_planes_of_any_pixel_format_show_the_same_picture(pix_fmt):
     picture = np.dstack([texture(90, 122, seed) for seed in range(3)])
     if pix_fmt.startswith("gray"):

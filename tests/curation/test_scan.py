@@ -50,7 +50,11 @@ def color(gray):
 )  # fmt: skip
 def test_facts_of_real_files(corpus, name, facts):
     video, clips, _, _ = curated(corpus / name)
-    assert {key: getattr(video, key) for key in facts} == pytest.approx(facts) if "fps" in facts else {key: getattr(video, key) for key in facts} == facts
+    assert (
+        {key: getattr(video, key) for key in facts} == pytest.approx(facts)
+        if "fps" in facts
+        else {key: getattr(video, key) for key in facts} == facts
+    )
     assert sum(clip.num_frames for clip in clips) <= video.num_frames
 
 

@@ -265,9 +265,7 @@ def test_changes_are_what_they_say() -> None:
     values = frames.astype(float)
     assert changes.step[0] == changes.histogram_step[0] == 0
     assert changes.step[30] == pytest.approx(np.sqrt(np.mean((values[30] - values[29]) ** 2)), rel=1e-4)
-    assert changes.means[7] == pytest.approx(
-        [values[7, :768].mean(), values[7, 768:960].mean(), values[7, 960:].mean()]
-    )
+    assert changes.means[7] == pytest.approx([values[7, :768].mean(), values[7, 768:960].mean(), values[7, 960:].mean()])
     centered = values[7] - np.repeat(changes.means[7], [768, 192, 192])
     assert changes.contrast[7] == pytest.approx(np.sqrt(np.mean(centered**2)), rel=1e-3)
     assert np.argmax(changes.histogram_step) == 30

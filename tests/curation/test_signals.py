@@ -73,7 +73,9 @@ def test_exposure_of_known_pictures():
     half = np.zeros((100, 100), np.uint8)
     half[50:] = 255
     facts = exposure(half)
-    assert (facts.mean, facts.overexposed, facts.underexposed, facts.contrast, facts.dynamic_range) == pytest.approx((0.5, 0.5, 0.5, 1.0, 1.0))
+    assert (facts.mean, facts.overexposed, facts.underexposed, facts.contrast, facts.dynamic_range) == pytest.approx(
+        (0.5, 0.5, 0.5, 1.0, 1.0)
+    )
     assert exposure(np.full((10, 10), 128, np.uint8)).entropy == 0
     assert exposure(np.tile(np.arange(256, dtype=np.uint8), (4, 1))).entropy == pytest.approx(1)
 
@@ -176,7 +178,9 @@ def test_flow_of_any_small_plane(shape):
 
 def test_global_shift_is_exact_to_a_fraction_of_a_pixel():
     big = texture(240, 320, 5)
-    small = np.stack([cv2.resize(np.roll(big, (2 * i, 3 * i), (0, 1))[20:-20, 20:-20], (32, 24), interpolation=cv2.INTER_AREA) for i in range(6)])
+    small = np.stack(
+        [cv2.resize(np.roll(big, (2 * i, 3 * i), (0, 1))[20:-20, 20:-20], (32, 24), interpolation=cv2.INTER_AREA) for i in range(6)]
+    )
     shifts = global_shifts(small)
     np.testing.assert_allclose(shifts, np.tile((3 / 280, 2 / 200), (5, 1)), rtol=0.15)
     assert np.isnan(global_shifts(np.full((3, 24, 32), 90, np.uint8))).all()

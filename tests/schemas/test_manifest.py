@@ -6,14 +6,16 @@ import pytest
 
 from schemas.manifest import REQUIRED_COLUMNS, ManifestError, read_manifest, write_manifest
 
-
 EXTRA = pa.array([[("license", "CC0")], [], [("take", "2")]], pa.map_(pa.string(), pa.string()))
 
 
 @pytest.fixture
 def rows() -> pa.Table:
     text = {"clip_id", "video_id", "uri"}
-    return pa.table({name: ["b", "a", "c"] if name in text else [1, 2, 3] for name in REQUIRED_COLUMNS} | {"motion_mean": [0.1, None, 0.3], "extra": EXTRA})
+    return pa.table(
+        {name: ["b", "a", "c"] if name in text else [1, 2, 3] for name in REQUIRED_COLUMNS}
+        | {"motion_mean": [0.1, None, 0.3], "extra": EXTRA}
+    )
 
 
 def freeze(path, rows):

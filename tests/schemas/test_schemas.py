@@ -22,8 +22,17 @@ def test_ids_follow_the_content():
 @pytest.mark.parametrize(
     ("spec", "record", "contract"),
     [
-        (VIDEOS, VideoRecord, "video_id uri size_bytes container codec width height rotation fps is_vfr num_frames duration_s pix_fmt bit_rate has_audio is_hdr"),
-        (CLIPS, ClipRecord, "clip_id video_id start_frame num_frames start_s end_s boundary_in boundary_out fps width height crop_x crop_y crop_w crop_h"),
+        (
+            VIDEOS,
+            VideoRecord,
+            "video_id uri size_bytes container codec width height rotation fps is_vfr num_frames duration_s "
+            "pix_fmt bit_rate has_audio is_hdr",
+        ),
+        (
+            CLIPS,
+            ClipRecord,
+            "clip_id video_id start_frame num_frames start_s end_s boundary_in boundary_out fps width height crop_x crop_y crop_w crop_h",
+        ),
         (KEYFRAMES, KeyframeRecord, "clip_id index time_s jpeg"),
         (FAILURES, Failure, "video_id clip_id uri stage code message retryable"),
     ],

@@ -38,9 +38,7 @@ def _conditions(count: int, text: str = "a cat", fps: float = 2.0, tag: float = 
 # ---- autoencoder ----
 
 
-@pytest.mark.parametrize(
-    "config", [SMALL_VAE, VAEConfig(widths=(8, 8, 8, 8), input_patch=1), VAEConfig(widths=(10, 7, 9))]
-)
+@pytest.mark.parametrize("config", [SMALL_VAE, VAEConfig(widths=(8, 8, 8, 8), input_patch=1), VAEConfig(widths=(10, 7, 9))])
 @pytest.mark.parametrize("frames", [1, 5, 9])
 def test_shapes_go_there_and_back(config: VAEConfig, frames: int) -> None:
     vae, video = VAE(config), torch.rand(2, 3, frames, 16, 24)
