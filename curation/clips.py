@@ -44,7 +44,7 @@ class _Clip:
 
     @property
     def measures(self) -> list[Measures]:
-        return [sample.measures for sample in self.samples]
+        return [sample.measures for sample in self.samples if sample.measures]
 
     @property
     def stats(self) -> FrameStats:
@@ -114,7 +114,7 @@ def _cut_out(scan: Scan, span: ClipSpan, video: VideoRecord, config: ScanConfig)
     end = span.start_frame + span.num_frames
     start_s, end_s = float(time_s[span.start_frame]), float(scan.frame_ends[end - 1])
     samples = [sample for sample in scan.samples if span.start_frame <= sample.frame < end]
-    bars = common_bars([sample.measures.bars for sample in samples], video.width, video.height)
+    bars = common_bars([sample.measures.bars for sample in samples if sample.measures], video.width, video.height)
     record = ClipRecord(
         clip_id=clip_id(video.video_id, span.start_frame, span.num_frames),
         video_id=video.video_id,

@@ -2,6 +2,7 @@
 
 import atexit
 import ctypes
+import importlib
 import multiprocessing
 import os
 import signal
@@ -47,12 +48,13 @@ class Crashed(Exception):
 class Isolated:
     """One worker process, kept between calls and replaced when it dies. Not for use by several threads at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, *preload: str) -> None:
+        """`preload` names modules to import before the first call, so that its time limit counts work alone."""
         # One thread budget per process: idle threads of a linear algebra library would spin beside the decoder's.
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")  # the parent runs threads, which a fork would not survive
         self._progress = context.Array("d", 2, lock=False)
-        self._pool = ProcessPool(max_workers=1, context=context, initializer=_start, initargs=(self._progress,))
+        self._pool = ProcessPool(max_workers=1, context=context, initializer=_start, initargs=(self._progress, preload))
         atexit.register(self.close)
 
     def run(self, function: Callable[..., Out], *args: Any, limit_s: float | None = None) -> Out:
@@ -81,7 +83,7 @@ def report(frames: int, seconds: float) -> None:
         _progress[0], _progress[1] = frames, seconds
 
 
-def _start(progress: Any) -> None:
+def _start(progress: Any, preload: tuple[str, ...]) -> None:
     global _progress
     _progress = progress
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
@@ -91,6 +93,8 @@ def _start(progress: Any) -> None:
         if hasattr(libc, "mallopt"):  # keep freed pictures' memory: giving it back and faulting it in again costs a third of a scan
             libc.mallopt(_M_TRIM_THRESHOLD, _KEEP_BYTES)
             libc.mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
+    for module in preload:
+        importlib.import_module(module)
 
 
 def _cause(exit_code: int) -> str:

@@ -45,8 +45,9 @@ class ScanConfig:
     shots: ShotConfig = field(default_factory=ShotConfig)
     min_clip_s: float = 1.0  # shorter clips are marked, not dropped
     sample_interval_s: float = 1.0  # full-resolution measurements and keyframe candidates
-    sample_interval_frames: int = 8  # but not more often than this, for low frame rates
-    flow_rate: float = 4.0  # pairs of frames a second in which motion is measured
+    sample_interval_frames: int = 12  # but not more often than this, for low frame rates
+    flow_rate: float = 3.0  # pairs of neighboring frames a second in which motion is measured
+    flow_interval_frames: int = 3  # but not more often than this
     keyframe_side: int = 512  # longest side of a keyframe, in pixels
     jpeg_quality: int = 90
 
@@ -78,7 +79,7 @@ class Blob:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """A frame that was looked at closely: its measurements, and a keyframe candidate."""
+    """A keyframe candidate; measured where it lies on the sampling grid, or is the first of a stretch without such a frame."""
 
     frame: int
     time_s: float
@@ -87,11 +88,8 @@ class Sample:
     height: int
     small: Blob  # luma uint8 [small_height, small_width]
     small_shape: tuple[int, int]
-    measures: Measures
-
-    @property
-    def sharpness(self) -> float:
-        return self.measures.sharpness
+    sharpness: float
+    measures: Measures | None
 
 
 @dataclass(frozen=True)
@@ -179,7 +177,7 @@ class _Scanner:
     def __init__(self, config: ScanConfig, facts: StreamFacts, rate: float, spool: IO[bytes]):
         self.config, self.facts, self.spool = config, facts, spool
         self.interval_s = max(config.sample_interval_s, config.sample_interval_frames / rate)
-        self.flow_stride = max(1, round(rate / config.flow_rate))
+        self.flow_stride = max(config.flow_interval_frames, round(rate / config.flow_rate))
         self.flow_meter = FlowMeter()
         self.times, self.means, self.deviations, self.steps = array("d"), array("f"), array("f"), array("f")
         self.thumbnails = bytearray()
@@ -214,7 +212,7 @@ class _Scanner:
             self.segment_start = index
         self.ring.append(picture)
         if index == 0 or int(time_s / self.interval_s) > int(self.last_time / self.interval_s):
-            self._sample(picture, small)
+            self._sample(picture, small, measured=True)
         self.times.append(time_s)
         self.means.append(mean.item())
         self.deviations.append(deviation.item())
@@ -278,11 +276,14 @@ class _Scanner:
             for frame in range(end - 3, first, -_LOOK_BACK_EVERY)
             if min((abs(frame - other) for other in taken + wanted), default=99) > 2
         ]
-        for frame in sorted(wanted):
-            self._sample(held[frame], self._small_planes(held[frame].frame))
+        for number, frame in enumerate(sorted(wanted)):
+            self._sample(held[frame], self._small_planes(held[frame].frame), measured=not taken and number == 0)
 
-    def _sample(self, picture: Picture, small: SmallPlanes) -> None:
+    def _sample(self, picture: Picture, small: SmallPlanes, measured: bool) -> None:
         luma = upright(planes(picture.frame)[0], self.facts.rotation)
+        strips = bands(luma)
+        sigma = noise_sigma(strips)
+        sharp = sharpness(strips, sigma)
         still = encode(picture.frame, self.facts, self.config.keyframe_side, self.config.jpeg_quality)
         self.samples.append(
             Sample(
@@ -293,19 +294,18 @@ class _Scanner:
                 height=still.height,
                 small=self._put(small.luma.tobytes()),
                 small_shape=small.luma.shape,
-                measures=self._measure(luma, small),
+                sharpness=sharp,
+                measures=self._measure(luma, small, sharp, sigma) if measured else None,
             )
         )
 
-    def _measure(self, luma: np.ndarray, small: SmallPlanes) -> Measures:
+    def _measure(self, luma: np.ndarray, small: SmallPlanes, sharp: float, sigma: float) -> Measures:
         across, down = neighbor_steps(luma)
-        strips = bands(luma)
-        sigma = noise_sigma(strips)
         is_full = self.facts.is_full_range
         middle = full_range_luma(shrink(luma, 2 * SMALL_SIDE), is_full)
         gradients = edge_gradients(middle)
         return Measures(
-            sharpness=sharpness(strips, sigma),
+            sharpness=sharp,
             noise=sigma,
             blockiness=blockiness(across, down),
             combing=combing(luma),

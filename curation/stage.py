@@ -124,7 +124,7 @@ class ScanStage:
     version: str = "1"
 
     def open(self) -> Callable[[Shard], Iterator[Row | Failure]]:
-        worker = Isolated()
+        worker = Isolated("curation.stage")
 
         def process(shard: Shard) -> Iterator[Row | Failure]:
             for source in sorted(shard.sources, key=lambda source: source.key):

@@ -31,6 +31,11 @@ def main() -> None:
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on", file=sys.stderr)
         sys.exit(130)
+    except ModuleNotFoundError as error:
+        print(
+            f"reelmill: the package {error.name} is missing: run `make install`, or pip install reelmill with its extras", file=sys.stderr
+        )
+        sys.exit(1)
     except Exception as error:
         if not isinstance(error, tuple(_expected())):
             raise

@@ -43,7 +43,7 @@ class TagSpec:
 
 
 # Methods name their source; the functions themselves are in curation/signals/. "Frames" are all frames of a clip, "samples"
-# those measured at full resolution: one a second, and at least every eighth frame where the rate is low.
+# those measured at full resolution: one a second, at most every twelfth frame.
 TAGS: tuple[TagSpec, ...] = (
     TagSpec("quality_short_side", "quality", "int32", "px", 1, None, "high", "shorter side of the active picture"),
     TagSpec("quality_fps", "quality", "float32", "frames/s", 0, None, "none", "average frame rate of the clip"),
@@ -77,7 +77,7 @@ TAGS: tuple[TagSpec, ...] = (
     TagSpec("naturalness_axis_edges", "naturalness", "float32", "share", 0, 1, "low", "strong edges exactly along rows or columns; null without edges"),
     TagSpec("naturalness_slideshow", "naturalness", "float32", "", 0, 1, "low", "proxy: share of change in single-frame jumps x share of still frames"),
     TagSpec("naturalness_screen_recording", "naturalness", "float32", "", 0, 1, "low", "proxy: geometric mean of flat area, axis edges, noiselessness, still frames"),
-    TagSpec("motion_mean", "motion", "float32", "diag/s", 0, None, "none", "mean DIS flow speed (Kroeger et al. 2016); mean of pairs, 4 a second"),
+    TagSpec("motion_mean", "motion", "float32", "diag/s", 0, None, "none", "mean DIS flow speed (Kroeger et al. 2016); mean of pairs, 3 a second"),
     TagSpec("motion_p95", "motion", "float32", "diag/s", 0, None, "none", "95th percentile of flow speed in the picture; mean of pairs"),
     TagSpec("motion_moving_area", "motion", "float32", "share", 0, 1, "none", "pixels faster than 0.02 diag/s; mean of pairs"),
     TagSpec("motion_foreground", "motion", "float32", "diag/s", 0, None, "none", "mean speed left after the camera's similarity motion; mean of pairs"),

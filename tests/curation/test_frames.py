@@ -47,6 +47,16 @@ def test_random_access_gives_the_very_pixels_of_the_scan(corpus, name):
         np.testing.assert_array_equal(image, found[index][1])
 
 
+def test_an_independent_decoder_sees_the_same_frames(corpus):
+    decord = pytest.importorskip("decord", reason="decord2 is not installed")
+    path = str(corpus / "dj_video1.mp4")
+    theirs = decord.VideoReader(path, num_threads=1)
+    found, _ = read(path)
+    assert len(theirs) == len(found)
+    for index in (0, 143, 144, 281):
+        np.testing.assert_array_equal(theirs[index].asnumpy(), found[index][1])
+
+
 def test_random_access_beyond_the_end_is_an_error(corpus):
     with pytest.raises(MediaError):
         FrameReader(str(corpus / "dj_video11.mp4")).read([10_000], [400.0])

@@ -196,6 +196,14 @@ def test_errors_are_one_line_with_the_right_exit_status(reels, tmp_path, argumen
     assert code == 2 or [line for line in done.stderr.splitlines() if line.startswith("reelmill:")] == done.stderr.splitlines()[-1:]
 
 
+def test_a_missing_library_is_one_line(undisturbed):
+    code = "import sys; sys.modules['duckdb'] = None; from jobs.cli import main; main()"
+    arguments = [sys.executable, "-c", code, "query", str(undisturbed[0]), "true"]
+    done = subprocess.run(arguments, cwd=ROOT, text=True, capture_output=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert "duckdb is missing: run `make install`" in done.stderr
+
+
 def test_help_names_every_command_without_loading_their_libraries():
     done = cli("--help")
     assert done.returncode == 0
