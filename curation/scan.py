@@ -239,7 +239,7 @@ class _Scanner:
         return Scan(
             facts=self.facts,
             log=log,
-            features=FrameFeatures(time_s, np.frombuffer(bytes(self.thumbnails), np.uint8).reshape(num_frames, -1)),
+            features=FrameFeatures(time_s, np.frombuffer(self.thumbnails, np.uint8).reshape(num_frames, -1)),
             stats=FrameStats(np.array(self.means), np.array(self.deviations), np.array(self.steps)),
             samples=sorted(self.samples, key=lambda sample: sample.frame),
             flow_frames=np.array(self.flow_frames),

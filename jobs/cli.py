@@ -1,5 +1,7 @@
 """The `reelmill` command: registers every command and turns errors into one line and an exit status."""
 
+import os
+import signal
 import sys
 from collections.abc import Iterator
 
@@ -25,12 +27,10 @@ for command in (curate, status, query, manifest, report, train, sample):
 
 
 def main() -> None:
-    """Entry point. Exit status: 0 done, 1 could not run, 2 wrong usage, 3 done with failures recorded."""
+    """Entry point. Exit status: 0 done, 1 could not run, 2 wrong usage, 3 done with failures recorded, 130 interrupted."""
+    signal.signal(signal.SIGINT, _interrupted)
     try:
         app()
-    except KeyboardInterrupt:
-        print("interrupted; run the same command again to go on", file=sys.stderr)
-        sys.exit(130)
     except ModuleNotFoundError as error:
         print(
             f"reelmill: the package {error.name} is missing: run `make install`, or pip install reelmill with its extras", file=sys.stderr
@@ -41,6 +41,13 @@ def main() -> None:
             raise
         print(f"reelmill: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(1)
+
+
+def _interrupted(number: int, frame: object) -> None:
+    """End at once: every write is atomic, so there is nothing to wait for. Training puts a handler of its own in this place."""
+    show_cursor = "\033[?25h" if sys.stderr.isatty() else ""
+    os.write(2, f"{show_cursor}\ninterrupted; run the same command again to go on\n".encode())
+    os._exit(130)
 
 
 def _expected() -> Iterator[type[Exception]]:

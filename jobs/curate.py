@@ -74,7 +74,8 @@ def curate(
     listing = find(sources)
     dataset.create()
     with dataset.lock():
-        recorder = RunRecorder("curate", sources=sources, engine=engine, workers=workers, profile=profile)
+        settings = {"min_clip_s": min_clip_s, "max_clip_s": max_clip_s, "timeout_s": timeout_s, "shard_size": shard_size}
+        recorder = RunRecorder("curate", sources=sources, engine=engine, workers=workers, profile=profile, **settings)
         where = engine_for(engine, workers, address)
         identified = identify_all(listing.videos, Ledger.read(dataset).known)
         dataset.drop_failures(Ledger.read(dataset).outdated(identified, retry_failed))

@@ -1,6 +1,7 @@
 """`reelmill curate` as a user runs it: real files, real processes, bad inputs, kills, two runs at once, both engines."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -173,6 +174,18 @@ def test_workers_die_with_a_killed_driver(corpus, tmp_path):
     gone, alive = psutil.wait_procs(children, timeout=10)
     assert gone
     assert not alive
+
+
+def test_an_interrupt_ends_at_once_and_says_how_to_go_on(corpus, tmp_path):
+    arguments = [sys.executable, "-m", "jobs.cli", "curate", str(corpus / "v2d_test_video.mp4"), "--out", str(tmp_path / "dataset")]
+    process = subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    for line in process.stderr:
+        if "to do" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    assert "run the same command again" in process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert Dataset(str(tmp_path / "dataset")).shards() == []
 
 
 @pytest.mark.parametrize(
