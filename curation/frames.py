@@ -78,8 +78,10 @@ class DecodeLog:
 
 def local_path(uri: str) -> Path | None:
     """Path of a URI on the local file system, or None where it is a URL. A name may hold anything; only a scheme makes a URL."""
-    scheme, separator, _ = uri.partition("://")
-    return None if separator and scheme.isalnum() and not uri.startswith("/") else Path(uri)
+    scheme, separator, rest = uri.partition("://")
+    if scheme == "file" and separator:
+        return Path(rest)
+    return None if separator and scheme.isalnum() else Path(uri)
 
 
 @contextmanager

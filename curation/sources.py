@@ -83,9 +83,8 @@ def find(names: Iterable[str]) -> Listing:
 def _expand(name: str) -> Iterator[Found | None]:
     """Videos behind one name; None for each file that is not one by its extension."""
     try:
-        yield from (
-            _expand_local(Path(name.removeprefix("file://"))) if local_path(name) or name.startswith("file://") else _expand_remote(name)
-        )
+        path = local_path(name)
+        yield from _expand_local(path) if path else _expand_remote(name)
     except (OSError, ImportError, ValueError) as error:
         if isinstance(error, SourceError):
             raise
@@ -142,8 +141,8 @@ def _read_list(name: str, folder: Path | None) -> Iterator[Found]:
         uri = str(row.pop("uri") or "")
         if not uri:
             raise SourceError(f"{name} has a row without a uri")
-        if local_path(uri) and folder is not None:
-            uri = str((folder / uri).absolute())
+        if (path := local_path(uri)) and folder is not None:
+            uri = str((folder / path).absolute())
         yield Found(uri, {column: str(value) for column, value in row.items() if value is not None})
 
 
@@ -154,7 +153,8 @@ def identify(found: Found, known: Mapping[str, tuple[str, str]] | None = None) -
         fingerprint, size = info["fingerprint"], info["size"]
         if known and found.uri in known and known[found.uri][0] == fingerprint:
             return Source(found.uri, known[found.uri][1], size, fingerprint, found.extra)
-        with open(found.uri, "rb") if local_path(found.uri) else fsspec.open(found.uri, "rb") as stream:
+        path = local_path(found.uri)
+        with path.open("rb") if path else fsspec.open(found.uri, "rb") as stream:
             return Source(found.uri, video_id(stream), size, fingerprint, found.extra)
     except FileNotFoundError:
         problem = FailureCode.NOT_FOUND, "there is no such file"
