@@ -82,7 +82,7 @@ def curate(
         todo = plan(identified, Ledger.read(dataset), shard_size)
         stage = ScanStage(
             ScanConfig(shots=ShotConfig(max_clip_s=max_clip_s), min_clip_s=min_clip_s),
-            threads=max(1, cores // workers),
+            threads=max(1, cores // max(1, min(workers, len(todo.shards)))),  # a lone video gets all cores
             limit_s=timeout_s,
         )
         jobs = [ShardJob(out, stage, shard) for shard in todo.shards]
