@@ -103,7 +103,7 @@ def video_record(scan: Scan, source: Source) -> VideoRecord:
         is_full_range=facts.is_full_range,
         sample_aspect_ratio=facts.sample_aspect_ratio,
         keyframe_interval_s=scan.keyframe_interval_s,
-        decode_errors=scan.log.errors + scan.log.damaged,
+        decode_errors=scan.log.flaws,
         fingerprint=source.fingerprint,
         extra=dict(source.extra),
     )

@@ -67,13 +67,13 @@ class DecodeLog:
 
     errors: int = 0
     damaged: int = 0
-    repaired_times: int = 0
     last_error: str = ""
     reached_s: float = 0.0  # end of the last packet of any stream, by the container's clock
 
     @property
-    def is_damaged(self) -> bool:
-        return self.errors + self.damaged > 0
+    def flaws(self) -> int:
+        """Damaged packets and pictures together."""
+        return self.errors + self.damaged
 
 
 def local_path(uri: str) -> Path | None:
@@ -147,14 +147,12 @@ def decode(container: InputContainer, stream: VideoStream, log: DecodeLog | None
     one nominal frame after the last. Damaged packets are skipped and counted in `log`. Raises MediaError where the
     stream breaks down.
     """
-    log = log if log is not None else DecodeLog()
     step, tick = 1.0 / nominal_rate(stream), stream.time_base or Fraction(0)
     origin, last = None, -step
-    for index, frame in enumerate(_frames(container, stream, log)):
+    for index, frame in enumerate(_frames(container, stream, log if log is not None else DecodeLog())):
         origin = frame.pts if origin is None else origin
         time_s = (frame.pts - origin) * tick.numerator / tick.denominator if frame.pts is not None and origin is not None else math.nan
         if not time_s > last + 1e-6:
-            log.repaired_times += index > 0 or frame.pts is None
             time_s = last + step
         yield Picture(index, time_s, frame)
         last = time_s
@@ -215,9 +213,9 @@ def is_full_range(frame: av.VideoFrame) -> bool:
     return stated == _FULL_RANGE or name.startswith("yuvj") or (name.startswith("gray") and stated != _LIMITED_RANGE)
 
 
-def rgb(frame: av.VideoFrame, width: int | None = None, height: int | None = None) -> np.ndarray:
-    """A frame as uint8 [H, W, 3] RGB in display orientation, scaled to coded `width` x `height` where given."""
-    return upright(frame.to_ndarray(format="rgb24", width=width, height=height), rotation_of(frame))
+def rgb(frame: av.VideoFrame) -> np.ndarray:
+    """A frame as uint8 [H, W, 3] RGB in display orientation."""
+    return upright(frame.to_ndarray(format="rgb24"), rotation_of(frame))
 
 
 class FrameReader:

@@ -163,11 +163,9 @@ def _check_whole(scan: Scan) -> None:
     if stated_s is not None and stated_s - reached_s > max(0.5, 0.05 * stated_s):
         message = f"the file ends after {reached_s:.2f} of {stated_s:.2f} s"
         raise MediaError(FailureCode.TRUNCATED, message, scan.num_frames, decoded_s)
-    broken = scan.log.errors + scan.log.damaged
-    if broken > max(1, scan.num_frames // 4):
-        message = (
-            f"{broken} damaged packets or pictures beside {scan.num_frames} decoded frames ({scan.log.last_error or 'damaged pictures'})"
-        )
+    if scan.log.flaws > max(1, scan.num_frames // 4):
+        cause = scan.log.last_error or "damaged pictures"
+        message = f"{scan.log.flaws} damaged packets or pictures beside {scan.num_frames} decoded frames ({cause})"
         raise MediaError(FailureCode.CORRUPT, message, scan.num_frames, decoded_s)
 
 

@@ -174,7 +174,7 @@ def scan_source(source: Source, config: ScanConfig, threads: int) -> list[Row]:
     """
     try:
         with scan_video(source.uri, config, threads) as scan:
-            if threads == 1 or not scan.log.is_damaged:
+            if threads == 1 or not scan.log.flaws:
                 return list(rows(scan, source, config))
     except MediaError:
         if threads == 1:

@@ -77,6 +77,10 @@ class Dataset:
         """Names of the tag groups that have any file, sorted."""
         return self._folders("tags")
 
+    def captioners(self) -> list[str]:
+        """Names of the captioners whose captions are here, sorted."""
+        return self._folders("captions")
+
     def _folders(self, name: str) -> list[str]:
         filesystem = self._storage[0]
         if not filesystem.exists(self.path(name)):
@@ -92,6 +96,10 @@ class Dataset:
             return {}
         names = {path: path.rsplit("/", 1)[-1] for path in filesystem.ls(folder, detail=False)}
         return {name[len(_PART) : -len(_SUFFIX)]: path for path, name in names.items() if name.startswith(_PART) and name.endswith(_SUFFIX)}
+
+    def uncommitted(self, specs: Iterable[TableSpec]) -> list[str]:
+        """Ids of shards that a killed run began and nobody finished, sorted."""
+        return sorted({shard for spec in specs for shard in self._parts(spec)} - set(self.shards()))
 
     def files(self, spec: TableSpec) -> dict[str, str]:
         """Shard id -> path of each committed file of a table, in order of shard id."""

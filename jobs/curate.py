@@ -77,9 +77,12 @@ def curate(
         settings = {"min_clip_s": min_clip_s, "max_clip_s": max_clip_s, "timeout_s": timeout_s, "shard_size": shard_size}
         recorder = RunRecorder("curate", sources=sources, engine=engine, workers=workers, profile=profile, **settings)
         where = engine_for(engine, workers, address)
-        identified = identify_all(listing.videos, Ledger.read(dataset).known)
-        dataset.drop_failures(Ledger.read(dataset).outdated(identified, retry_failed))
-        todo = plan(identified, Ledger.read(dataset), shard_size)
+        ledger = Ledger.read(dataset)
+        identified = identify_all(listing.videos, ledger.known)
+        if outdated := ledger.outdated(identified, retry_failed):
+            dataset.drop_failures(outdated)
+            ledger = Ledger.read(dataset)
+        todo = plan(identified, ledger, shard_size)
         stage = ScanStage(
             ScanConfig(shots=ShotConfig(max_clip_s=max_clip_s), min_clip_s=min_clip_s),
             threads=max(1, cores // max(1, min(workers, len(todo.shards)))),  # a lone video gets all cores
@@ -92,7 +95,8 @@ def curate(
         record = recorder.finish(reports, found=len(listing.videos), ignored=listing.ignored, already_done=todo.num_done)
         if jobs:
             dataset.write_run(record["run_id"], record)
-        failed = Ledger.read(dataset).failures_of(source.uri for source in identified)
+            ledger = Ledger.read(dataset)
+        failed = ledger.failures_of(source.uri for source in identified)
     if as_json:
         print(json.dumps(record, indent=1))
     _summarize(record, failed, out)

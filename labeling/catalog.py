@@ -117,11 +117,6 @@ def known_groups(dataset: Dataset) -> list[str]:
     return [group for group in dataset.tag_groups() if group in {tag.group for tag in TAGS}]
 
 
-def captioners(dataset: Dataset) -> list[str]:
-    """Names of the captioners whose captions a dataset holds, sorted."""
-    return dataset._folders("captions")
-
-
 def caption_table(captioner: str) -> TableSpec:
     """Table of one captioner's captions."""
     texts = [pa.field(name, pa.string()) for name in _CAPTION_TEXTS]
@@ -153,7 +148,7 @@ def quoted(name: str) -> str:
 
 
 def _choose_captioner(dataset: Dataset, name: str | None) -> str | None:
-    there = captioners(dataset)
+    there = dataset.captioners()
     if name is not None and name not in there:
         raise DatasetError(f"{dataset.root} has no captions by {name!r}; it has captions by {', '.join(there) or 'no one'}")
     return name or (there[0] if len(there) == 1 else None)

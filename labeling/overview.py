@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage import Dataset
-from labeling.catalog import caption_table, captioners, known_groups
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VERSION_KEY, VIDEOS, TableSpec, tag_table
+from labeling.catalog import caption_table, known_groups
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, TableSpec, tag_table, written_version
 from schemas.tags import groups as all_groups
 
 
@@ -77,7 +77,7 @@ def overview(dataset: Dataset) -> Overview:
         size_bytes=_sum(videos["size_bytes"]),
         boundaries=_counts(clips["boundary_in"]),
         groups=groups,
-        captions={name: dataset.scan(caption_table(name)).count_rows() for name in captioners(dataset)},
+        captions={name: dataset.scan(caption_table(name)).count_rows() for name in dataset.captioners()},
         failures=_counts(failures["code"]),
         runs=tuple(dataset.runs()),
         pending=Pending(
@@ -100,19 +100,14 @@ def _group(dataset: Dataset, name: str, clips: int) -> TagGroup:
         rows += batch.num_rows
         values.update({tag: batch.num_rows - batch[tag].null_count for tag in tags})
     coverage = {tag: values[tag] / max(clips, 1) for tag in tags}
-    written = [_version(fragment.physical_schema) for fragment in scanned.get_fragments()] if rows else []
+    written = [written_version(fragment.physical_schema) for fragment in scanned.get_fragments()] if rows else []
     outdated = sum(version < spec.version for version in written)
     return TagGroup(name, rows, coverage, outdated, len(dataset.shards()) - len(dataset.files(spec)))
 
 
-def _version(schema: pa.Schema) -> int:
-    return int((schema.metadata or {}).get(VERSION_KEY, b"0"))
-
-
 def _leftovers(dataset: Dataset) -> tuple[str, ...]:
     specs: list[TableSpec] = [CLIPS, KEYFRAMES, FAILURES, *(tag_table(name) for name in known_groups(dataset))]
-    started = {shard for spec in specs for shard in dataset._parts(spec)}
-    return tuple(sorted(started - set(dataset._parts(VIDEOS))))
+    return tuple(dataset.uncommitted(specs))
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:

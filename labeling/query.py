@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from labeling.catalog import Catalog, caption_columns, captioners, quoted
+from labeling.catalog import Catalog, caption_columns, quoted
 from schemas.tags import TAGS
 
 # What a predicate may be made of. Nothing here has effects, changes from run to run, or can make much out of little.
@@ -254,7 +254,7 @@ def _known(catalog: Catalog, name: str, text: str = "") -> str:
     if tag := next((tag for tag in TAGS if tag.name == name.lower()), None):
         raise QueryError(f"{name} is a tag that this dataset does not hold yet: run `reelmill tag {root} --group {tag.group}`")
     if name.lower() in caption_columns():
-        there = captioners(catalog.dataset)
+        there = catalog.dataset.captioners()
         fix = f"choose one with --captioner, of {', '.join(there)}" if there else f"run `reelmill caption {root}`"
         raise QueryError(f"{name} needs captions: {fix}")
     near = get_close_matches(name.lower(), catalog.columns, 3)

@@ -71,9 +71,14 @@ def to_arrow(spec: TableSpec, rows: Iterable[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(list(rows), schema=spec.schema)
 
 
+def written_version(schema: pa.Schema) -> int:
+    """The table version that a schema read from a file carries; 0 where it carries none."""
+    return int((schema.metadata or {}).get(VERSION_KEY, b"0"))
+
+
 def check_version(spec: TableSpec, schema: pa.Schema) -> None:
     """Raises SchemaVersionError where `schema`, read from a file, is newer than `spec`."""
-    written = int((schema.metadata or {}).get(VERSION_KEY, b"0"))
+    written = written_version(schema)
     if written > spec.version:
         raise SchemaVersionError(
             f"table {spec.path} has version {written}; this Reelmill reads up to {spec.version}: update Reelmill to read this dataset"

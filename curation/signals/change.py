@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from curation.signals.planes import halve
+
 LUMA_SHAPE = (24, 32)
 CHROMA_SHAPE = (12, 16)
 LUMA_SIZE = LUMA_SHAPE[0] * LUMA_SHAPE[1]
@@ -101,8 +103,7 @@ def _shrink(plane: np.ndarray, out: np.ndarray) -> None:
     """
     height, width = plane.shape
     if height >= 4 * out.shape[0] and width >= 4 * out.shape[1]:
-        half = (width // 2, height // 2)
-        plane = cv2.resize(plane[: 2 * half[1], : 2 * half[0]], half, interpolation=cv2.INTER_AREA)
+        plane = halve(plane)
     cv2.resize(plane, (out.shape[1], out.shape[0]), dst=out, interpolation=cv2.INTER_AREA)
 
 

@@ -92,7 +92,7 @@ def _grid(height: int, width: int, step: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_camera(u: np.ndarray, v: np.ndarray, step: int) -> Similarity:
-    """Similarity that most of a flow agrees with: least squares, then once more on the better half of the points.
+    """Similarity that most of a flow agrees with: least squares, then refitted on the better half of the points.
 
     u, v: float32 [h, w], flow sampled every `step` pixels.
     """
@@ -166,11 +166,6 @@ class CameraMotion:
     zoom: float
     roll: float
     kind: str
-
-
-CAMERA_KINDS = (
-    "static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "handheld", "mixed",
-)  # fmt: skip
 
 
 def classify_camera(flows: np.ndarray, shake: float) -> CameraMotion:

@@ -48,7 +48,8 @@ def test_random_access_gives_the_very_pixels_of_the_scan(corpus, name):
 
 
 def test_an_independent_decoder_sees_the_same_frames(corpus):
-    decord = pytest.importorskip("decord", reason="decord2 is not installed")
+    import decord
+
     path = str(corpus / "dj_video1.mp4")
     theirs = decord.VideoReader(path, num_threads=1)
     found, _ = read(path)
@@ -113,5 +114,5 @@ def test_damaged_packets_are_skipped_and_counted(corpus, tmp_path):
     data[start : start + 3000] = bytes(3000)
     (tmp_path / "damaged.mp4").write_bytes(data)
     found, log = read(tmp_path / "damaged.mp4")
-    assert log.errors + log.damaged > 0
+    assert log.flaws > 0
     assert len(found) > 200

@@ -1,7 +1,6 @@
 """Shots: where boundaries are found and where not, and how clips tile the shots between them."""
 
 import importlib.util
-import os
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -28,10 +27,6 @@ from curation.signals.change import (
     measure_changes,
     thumbnail,
 )
-
-CORPUS = Path(os.environ.get("REELMILL_CORPUS", Path(__file__).parents[3] / "shared"))
-needs_corpus = pytest.mark.skipif(not (CORPUS / "videos").is_dir(), reason="no corpus of real videos (REELMILL_CORPUS)")
-
 
 # ------------------------------------------------------------------------------------- films made of arrays
 
@@ -420,15 +415,15 @@ def features_of(frames: list[np.ndarray], fps: float = 25.0) -> FrameFeatures:
 
 
 @cache
-def clip_frames(name: str, limit: int = 90) -> list[np.ndarray]:
-    with av.open(str(CORPUS / "videos" / name)) as container:
+def clip_frames(path: Path, limit: int = 90) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
         pictures = (frame.to_ndarray(format="bgr24") for frame in container.decode(video=0))
         return [cv2.resize(picture, (320, 180)) for picture, _ in zip(pictures, range(limit), strict=False)]
 
 
 @cache
-def splicer() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_spliced", CORPUS / "make_spliced.py")
+def splicer(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_spliced", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -450,23 +445,21 @@ SINGLE_SHOTS = [
 ]
 
 
-@needs_corpus
 @pytest.mark.parametrize("name", SINGLE_SHOTS)
-def test_single_shots_are_not_cut(name: str) -> None:
-    frames = clip_frames(name)
+def test_single_shots_are_not_cut(corpus: Path, name: str) -> None:
+    frames = clip_frames(corpus / name)
     assert found(features_of(frames)) == []
     assert found(features_of([frame for frame in frames for _ in range(3)])) == []
 
 
-@needs_corpus
 @pytest.mark.parametrize("seed", [21, 22])
-def test_spliced_reels_are_taken_apart(seed: int) -> None:
+def test_spliced_reels_are_taken_apart(corpus: Path, seed: int) -> None:
     """Reels by the corpus's own splicer, without the codec in between: every cut, and no false one."""
     import random
 
     rng = random.Random(seed)
-    clips = [clip_frames(name)[: rng.randint(40, 90)] for name in rng.sample(SINGLE_SHOTS, len(SINGLE_SHOTS))]
-    reel, truth = splicer().splice(clips, rng)
+    clips = [clip_frames(corpus / name)[: rng.randint(40, 90)] for name in rng.sample(SINGLE_SHOTS, len(SINGLE_SHOTS))]
+    reel, truth = splicer(corpus.parent / "make_spliced.py").splice(clips, rng)
     boundaries = found(features_of(reel))
     cuts = [one["start"] for one in truth if one["type"] == "cut"]
     assert [one.start for one in boundaries if one.kind == "cut"] == cuts
