@@ -21,7 +21,8 @@ class TagSpec:
     """What one tag column means.
 
     `low` and `high` bound every value the method can give (None: unbounded). `better` says which end a curator usually
-    wants. `needs` is what the tag is measured from: "scan" is the one decode pass; others name a model or a table.
+    wants. `needs` is what the tag is measured from: "scan" is the one decode pass, "keyframes" the stored pictures, "tags" other
+    tags; others name a model.
     A change of method raises `version`, and with it only the tag's own group is measured again.
     """
 
@@ -38,8 +39,8 @@ class TagSpec:
 
     @property
     def group(self) -> str:
-        """Folder below tags/ that holds the tag: one per dimension and per thing needed."""
-        return self.dimension if self.needs == "scan" else f"{self.dimension}_{self.needs}"
+        """Folder below tags/ that holds the tag: one per dimension for the scan, and one per other thing needed."""
+        return self.dimension if self.needs == "scan" else self.needs
 
 
 # Methods name their source; the functions themselves are in curation/signals/. "Frames" are all frames of a clip, "samples"
