@@ -23,12 +23,11 @@ from curation.isolate import report
 from curation.keyframes import encode, missing
 from curation.probe import StreamFacts, probe
 from curation.shots import ShotConfig, frame_ends
+from curation.signals import color, layout, quality
 from curation.signals.change import FrameFeatures, thumbnail
-from curation.signals.color import Color, color
-from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_density, edge_gradients, text_share
 from curation.signals.motion import Flow, FlowMeter
-from curation.signals.picture import Exposure, bands, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
-from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, halve, match, shrink, to_bgr
+from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, match, shrink
+from curation.signals.view import View
 from schemas.records import FailureCode
 
 _SPOOL_MEMORY = 64 << 20
@@ -54,19 +53,11 @@ class ScanConfig:
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Full-resolution measurements of one sampled frame."""
+    """Measurements of one sampled frame, by room."""
 
-    sharpness: float
-    noise: float
-    blockiness: float
-    combing: float
-    flat: float
-    exposure: Exposure
-    color: Color
-    bars: Bars | None
-    text: float
-    axis_edges: float | None
-    edges: float
+    quality: quality.Quality
+    color: color.Color
+    layout: layout.Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,10 +269,7 @@ class _Scanner:
             self._sample(held[frame], self._small_planes(held[frame].frame), measured=not taken and number == 0)
 
     def _sample(self, picture: Picture, small: SmallPlanes, measured: bool) -> None:
-        luma = upright(planes(picture.frame)[0], self.facts.rotation)
-        strips = bands(luma)
-        sigma = noise_sigma(strips)
-        sharp = sharpness(strips, sigma)
+        view = View(upright(planes(picture.frame)[0], self.facts.rotation), small, self.facts.is_full_range)
         still = encode(picture.frame, self.facts, self.config.keyframe_side, self.config.jpeg_quality)
         self.samples.append(
             Sample(
@@ -292,28 +280,9 @@ class _Scanner:
                 height=still.height,
                 small=self._put(small.luma.tobytes()),
                 small_shape=small.luma.shape,
-                sharpness=sharp,
-                measures=self._measure(luma, small, sharp, sigma) if measured else None,
+                sharpness=view.sharpness,
+                measures=Measures(quality.measure(view), color.color(view.bgr), layout.measure(view)) if measured else None,
             )
-        )
-
-    def _measure(self, luma: np.ndarray, small: SmallPlanes, sharp: float, sigma: float) -> Measures:
-        across, down = neighbor_steps(luma)
-        is_full = self.facts.is_full_range
-        middle = full_range_luma(shrink(luma, 2 * SMALL_SIDE), is_full)
-        gradients = edge_gradients(middle)
-        return Measures(
-            sharpness=sharp,
-            noise=sigma,
-            blockiness=blockiness(across, down),
-            combing=combing(luma),
-            flat=flat_share(across),
-            exposure=exposure(small.luma),
-            color=color(to_bgr(halve(halve(small.luma)), small.u, small.v)),
-            bars=black_bars(luma, small.luma, 0 if is_full else 16),
-            text=text_share(middle, gradients),
-            axis_edges=axis_edge_share(gradients),
-            edges=edge_density(gradients),
         )
 
     def _put(self, data: bytes) -> Blob:

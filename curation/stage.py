@@ -7,16 +7,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from curation.clips import rows
 from curation.frames import MediaError
 from curation.isolate import Crashed, Expired, Isolated
+from curation.rows import rows
 from curation.scan import ScanConfig, scan_video
 from curation.sources import Source
 from curation.storage import Dataset
 from schemas.ids import shard_id
 from schemas.records import RETRYABLE, ClipRecord, Failure, FailureCode, KeyframeRecord, Row, TagRecord, VideoRecord
 from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, TableSpec, tag_table
-from schemas.tags import groups
+from schemas.tags import SCAN_GROUPS
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def run_shard(job: ShardJob) -> ShardReport:
 
 def _specs() -> list[TableSpec]:
     """Tables of the scan in the order they are written; videos, the commit, comes last."""
-    return [KEYFRAMES, *map(tag_table, groups()), CLIPS, FAILURES, VIDEOS]
+    return [KEYFRAMES, *map(tag_table, SCAN_GROUPS), CLIPS, FAILURES, VIDEOS]
 
 
 def _place(row: Row | Failure) -> tuple[str, dict[str, Any]]:

@@ -105,3 +105,7 @@ def tag(name: str) -> TagSpec:
 def groups(tags: Iterable[TagSpec] = TAGS) -> tuple[str, ...]:
     """Names of the tag groups, in the order of the registry."""
     return tuple(dict.fromkeys(tag.group for tag in tags))
+
+
+SCAN_GROUPS = groups(spec for spec in TAGS if spec.needs == "scan")
+"""The groups that the one decode pass measures; all others are made from what it stored."""

@@ -5,10 +5,34 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from curation.signals.view import CLEAR, Gradients, View
+
 _BLACK = 20  # a bar's brightest pixel over black, in levels: coding noise
 _SEAM = 6  # how much brighter than the bar the picture beside it must be, in levels
-_CLEAR, _STROKE = 96, 192  # Sobel response, four times the gradient per pixel pair, of a clear edge and of a printed stroke
+_STROKE = 192  # Sobel response of a printed stroke
 _LETTER_DENSITY = 0.25  # share of strong vertical strokes in a neighborhood the size of a few letters
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What one sampled frame shows of layout."""
+
+    bars: "Bars | None"
+    text: float
+    flat: float
+    axis_edges: float | None
+    edges: float
+
+
+def measure(view: View) -> Layout:
+    """Layout facts of a frame."""
+    return Layout(
+        bars=black_bars(view.luma, view.small.luma, 0 if view.is_full_range else 16),
+        text=text_share(view.middle, view.gradients),
+        flat=flat_share(view.steps[0]),
+        axis_edges=axis_edge_share(view.gradients),
+        edges=edge_density(view.gradients),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +72,6 @@ def _with_seam(luma: np.ndarray, thickness: int) -> int | None:
     return thickness
 
 
-@dataclass(frozen=True, slots=True)
-class Gradients:
-    """Size of the luma gradient along rows and along columns: Sobel responses, capped at 255."""
-
-    across: np.ndarray  # uint8 [H, W]
-    down: np.ndarray
-
-
-def edge_gradients(luma: np.ndarray) -> Gradients:
-    """Gradients of a picture uint8 [H, W], some 300-640 pixels wide."""
-    return Gradients(cv2.convertScaleAbs(cv2.Sobel(luma, cv2.CV_16S, 1, 0)), cv2.convertScaleAbs(cv2.Sobel(luma, cv2.CV_16S, 0, 1)))
-
-
 def text_share(luma: np.ndarray, gradients: Gradients) -> float:
     """Share of the picture that looks like lettering: many strong strokes close together, with flat ground between. 0-1.
 
@@ -75,10 +86,15 @@ def text_share(luma: np.ndarray, gradients: Gradients) -> float:
     return cv2.countNonZero(cv2.bitwise_and(dense, ground)) / luma.size
 
 
+def flat_share(across: np.ndarray) -> float:
+    """Share of pixels equal to their right neighbor: high in drawn, rendered and screen pictures. 0-1."""
+    return 1.0 - cv2.countNonZero(across) / across.size if across.size else 0.0
+
+
 def axis_edge_share(gradients: Gradients) -> float | None:
     """Share of clear edges that run exactly along rows or columns: high for windows, slides and tables. None without edges."""
     larger, smaller = cv2.max(gradients.across, gradients.down), cv2.min(gradients.across, gradients.down)
-    clear = cv2.compare(larger, _CLEAR, cv2.CMP_GT)
+    clear = cv2.compare(larger, CLEAR, cv2.CMP_GT)
     count = cv2.countNonZero(clear)
     if count < larger.size // 500:
         return None
@@ -88,7 +104,7 @@ def axis_edge_share(gradients: Gradients) -> float | None:
 
 def edge_density(gradients: Gradients) -> float:
     """Share of pixels on a clear edge: how cluttered a picture is. 0-1."""
-    return cv2.countNonZero(cv2.compare(cv2.max(gradients.across, gradients.down), _CLEAR, cv2.CMP_GT)) / gradients.across.size
+    return cv2.countNonZero(cv2.compare(cv2.max(gradients.across, gradients.down), CLEAR, cv2.CMP_GT)) / gradients.across.size
 
 
 def static_overlay_share(stack: np.ndarray) -> float | None:
@@ -107,5 +123,5 @@ def static_overlay_share(stack: np.ndarray) -> float | None:
     moving = change > 6
     if moving.mean() < 0.3:
         return None
-    fixed = (lowest > _CLEAR) & (change < 12) & (cv2.blur(moving.astype(np.float32), (31, 31)) > 0.3)
+    fixed = (lowest > CLEAR) & (change < 12) & (cv2.blur(moving.astype(np.float32), (31, 31)) > 0.3)
     return float(cv2.dilate(fixed.astype(np.uint8), np.ones((3, 3), np.uint8)).mean())

@@ -108,11 +108,6 @@ def _grid_excess(profile: np.ndarray) -> float:
     return max(whole[:, 7].mean().item() / inside - 1.0, 0.0) if inside else 0.0
 
 
-def flat_share(across: np.ndarray) -> float:
-    """Share of pixels equal to their right neighbor: high in drawn, rendered and screen pictures. 0-1."""
-    return 1.0 - cv2.countNonZero(across) / across.size if across.size else 0.0
-
-
 def combing(luma: np.ndarray) -> float:
     """Interlace combing in 0-1: how far lines differ more from their neighbors than from the lines of their own field.
 

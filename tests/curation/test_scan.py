@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from curation.clips import rows
 from curation.isolate import Crashed, Expired, Isolated, report
+from curation.rows import rows
 from curation.scan import ScanConfig, scan_video
 from curation.shots import ShotConfig
 from curation.sources import Found, identify

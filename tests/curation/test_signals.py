@@ -5,11 +5,12 @@ import numpy as np
 import pytest
 
 from curation.signals.color import color
-from curation.signals.layout import Bars, axis_edge_share, black_bars, edge_gradients, static_overlay_share, text_share
+from curation.signals.layout import Bars, axis_edge_share, black_bars, flat_share, static_overlay_share, text_share
 from curation.signals.motion import FlowMeter, classify_camera, fit_camera, global_shifts, jitter
-from curation.signals.picture import bands, blockiness, combing, exposure, flat_share, neighbor_steps, noise_sigma, sharpness
+from curation.signals.picture import bands, blockiness, combing, exposure, neighbor_steps, noise_sigma, sharpness
 from curation.signals.planes import SMALL_SIDE, full_range_luma, match, resize_down, shrink, to_bgr
 from curation.signals.temporal import black_share, flicker, repeats, slideshow
+from curation.signals.view import edge_gradients
 from tests.video import texture
 
 PICTURE = texture(360, 640)
