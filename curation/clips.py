@@ -9,8 +9,9 @@ import numpy as np
 from curation.keyframes import choose
 from curation.scan import FrameStats, Measures, Sample, Scan, ScanConfig
 from curation.shots import ClipSpan
+from curation.signals.flow import Flow
+from curation.signals.hashing import HashSequence, hash_sequence, inside_bars
 from curation.signals.layout import Bars
-from curation.signals.motion import Flow
 from schemas.ids import clip_id
 from schemas.records import ClipRecord, VideoRecord
 
@@ -54,11 +55,32 @@ class Clip:
         """Luma thumbnails of its frames, uint8 [N, 24, 32]."""
         return self.scan.features.luma[self.frames]
 
+    @cached_property
+    def hashes(self) -> HashSequence:
+        """Perceptual hashes of its active picture."""
+        record = self.record
+        region = inside_bars(
+            left=record.crop_x / record.width,
+            right=1 - (record.crop_x + record.crop_w) / record.width,
+            top=record.crop_y / record.height,
+            bottom=1 - (record.crop_y + record.crop_h) / record.height,
+        )
+        return hash_sequence(self.luma, self.time_s, record.end_s, region)
+
     @property
     def flows(self) -> list[Flow]:
         """Motion of the pairs of which both frames lie in the clip."""
-        first, last = np.searchsorted(self.scan.flow_frames, [self.frames.start + 1, self.frames.stop])
-        return self.scan.flows[first:last]
+        return self.scan.flows[self._pairs]
+
+    @property
+    def flow_time_s(self) -> np.ndarray:
+        """Time of the later frame of each of these pairs. [K]"""
+        return np.asarray(self.scan.features.time_s[self.scan.flow_frames[self._pairs, 1]])
+
+    @cached_property
+    def _pairs(self) -> slice:
+        earlier, later = self.scan.flow_frames.T
+        return slice(int(np.searchsorted(earlier, self.frames.start)), int(np.searchsorted(later, self.frames.stop)))
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ Everything here raises `MediaError`, whose code is one of the failure codes.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -69,6 +69,7 @@ class DecodeLog:
     damaged: int = 0
     last_error: str = ""
     reached_s: float = 0.0  # end of the last packet of any stream, by the container's clock
+    origin_s: float = 0.0  # time of the first picture, by the container's clock
 
     @property
     def flaws(self) -> int:
@@ -140,17 +141,21 @@ def container_name(container: InputContainer) -> str:
     return container.format.name.split(",")[0]
 
 
-def decode(container: InputContainer, stream: VideoStream, log: DecodeLog | None = None) -> Iterator[Picture]:
-    """Decode a whole stream in presentation order.
+def decode(
+    container: InputContainer, stream: VideoStream, log: DecodeLog | None = None, on_sound: Callable[["av.Packet[Any]"], None] | None = None
+) -> Iterator[Picture]:
+    """Decode a whole stream in presentation order; packets of the first audio stream are handed to `on_sound` on the way.
 
     Times start at 0 with the first frame and strictly increase: where a timestamp is missing or does not go forward, it is
     one nominal frame after the last. Damaged packets are skipped and counted in `log`. Raises MediaError where the
     stream breaks down.
     """
+    log = log if log is not None else DecodeLog()
     step, tick = 1.0 / nominal_rate(stream), stream.time_base or Fraction(0)
     origin, last = None, -step
-    for index, frame in enumerate(_frames(container, stream, log if log is not None else DecodeLog())):
-        origin = frame.pts if origin is None else origin
+    for index, frame in enumerate(_frames(container, stream, log, on_sound=on_sound)):
+        if origin is None and frame.pts is not None:
+            origin, log.origin_s = frame.pts, float(frame.pts * tick)
         time_s = (frame.pts - origin) * tick.numerator / tick.denominator if frame.pts is not None and origin is not None else math.nan
         if not time_s > last + 1e-6:
             time_s = last + step
@@ -158,9 +163,15 @@ def decode(container: InputContainer, stream: VideoStream, log: DecodeLog | None
         last = time_s
 
 
-def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog, wanted_from: int | None = None) -> Iterator[av.VideoFrame]:
+def _frames(
+    container: InputContainer,
+    stream: VideoStream,
+    log: DecodeLog,
+    wanted_from: int | None = None,
+    on_sound: Callable[["av.Packet[Any]"], None] | None = None,
+) -> Iterator[av.VideoFrame]:
     """All frames of a stream, as the decoder gives them; before the tick `wanted_from` only those that others are made from."""
-    streams = [stream, *container.streams.audio[:1]]  # sound is not decoded; its packets tell whether the file is whole
+    streams = [stream, *container.streams.audio[:1]]  # packets of sound also tell whether the file is whole
     ends, bases = {part.index: 0 for part in streams}, {part.index: part.time_base or 0 for part in streams}
     context, wanted = stream.codec_context, stream.index
     errors_in_a_row = 0
@@ -169,7 +180,11 @@ def _frames(container: InputContainer, stream: VideoStream, log: DecodeLog, want
             index, size, dts = packet.stream.index, packet.size, packet.dts
             if dts is not None:
                 ends[index] = max(ends[index], dts + (packet.duration or 0))
-            if index != wanted or (size == 0 and dts is not None):
+            if index != wanted:
+                if on_sound:
+                    on_sound(packet)
+                continue
+            if size == 0 and dts is not None:
                 continue  # an empty packet with a time repeats the last picture; without one it ends the stream
             if wanted_from is not None:
                 context.skip_frame = "NONREF" if packet.pts is not None and packet.pts < wanted_from else "DEFAULT"

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import dataclass
@@ -75,6 +76,16 @@ class Isolated:
         atexit.unregister(self.close)
         self._pool.stop()
         self._pool.join()
+
+
+_own = threading.local()
+
+
+def own_worker(*preload: str) -> Isolated:
+    """This thread's worker process, started on first use and kept for all that the thread does."""
+    if not hasattr(_own, "worker"):
+        _own.worker = Isolated(*preload)
+    return _own.worker
 
 
 def report(frames: int, seconds: float) -> None:

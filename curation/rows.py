@@ -1,6 +1,6 @@
 """From a scan to rows: the video's own, then each clip with its tags and keyframes."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -8,9 +8,10 @@ from curation.clips import Clip, cut_out
 from curation.keyframes import Still, encode, missing, read_again
 from curation.scan import Scan, ScanConfig
 from curation.shots import find_clips
+from curation.signals.hashing import content_hash
 from curation.sources import Source
 from curation.tags import clip_tags
-from schemas.records import KeyframeRecord, Row, TagRecord, VideoRecord
+from schemas.records import KeyframeRecord, Row, SignatureRecord, TagRecord, VideoRecord
 from schemas.tags import SCAN_GROUPS, TAGS
 
 
@@ -18,14 +19,21 @@ def rows(scan: Scan, source: Source, config: ScanConfig) -> Iterator[Row]:
     """All rows of one scanned video, ready to store."""
     video = video_record(scan, source)
     yield video
-    clips = [cut_out(scan, span, video, config) for span in find_clips(scan.features, config.shots)]
+    boundaries = config.detector.detect(scan.pictures) if config.detector else None
+    clips = [cut_out(scan, span, video, config) for span in find_clips(scan.features, config.shots, boundaries)]
     late = _late_stills(clips, scan, source.uri, config)
     for clip in clips:
         yield clip.record
         yield from keyframes(clip, late)
-        values = clip_tags(clip, video)
-        for group in SCAN_GROUPS:
-            yield TagRecord(group, clip.record.clip_id, {tag.name: values.get(tag.name) for tag in TAGS if tag.group == group})
+        yield signature(clip)
+        yield from tag_rows(clip, video, SCAN_GROUPS)
+
+
+def tag_rows(clip: Clip, video: VideoRecord, groups: Sequence[str]) -> Iterator[TagRecord]:
+    """A clip's rows of these scan groups."""
+    values = clip_tags(clip, video)
+    for group in groups:
+        yield TagRecord(group, clip.record.clip_id, {tag.name: values.get(tag.name) for tag in TAGS if tag.group == group})
 
 
 def video_record(scan: Scan, source: Source) -> VideoRecord:
@@ -68,6 +76,14 @@ def keyframes(clip: Clip, late: Mapping[int, Still]) -> Iterator[KeyframeRecord]
     stills |= {frame: still for frame, still in late.items() if clip.frames.start <= frame < clip.frames.stop}
     for index, (frame, still) in enumerate(sorted(stills.items())):
         yield KeyframeRecord(record.clip_id, index, float(scan.features.time_s[frame]), frame, still.width, still.height, still.jpeg)
+
+
+def signature(clip: Clip) -> SignatureRecord:
+    """What copies of a clip are found by."""
+    sequence = clip.hashes
+    hashes = [value if told else None for value, told in zip(sequence.hashes.tolist(), sequence.told.tolist(), strict=True)]
+    thumbnails = clip.scan.features.thumbnails[clip.frames]
+    return SignatureRecord(clip.record.clip_id, content_hash(thumbnails), sequence.step_s, hashes)
 
 
 def _late_stills(clips: Iterable[Clip], scan: Scan, uri: str, config: ScanConfig) -> dict[int, Still]:

@@ -11,22 +11,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from tempfile import SpooledTemporaryFile
+from tempfile import SpooledTemporaryFile, TemporaryFile
 from typing import IO
 
 import av
 import cv2
 import numpy as np
 
+from curation.audio import Sound, SoundMeter
 from curation.frames import DecodeLog, MediaError, Picture, decode, nominal_rate, open_media, planes, upright, video_stream
 from curation.isolate import report
 from curation.keyframes import encode, missing
 from curation.probe import StreamFacts, probe
-from curation.shots import ShotConfig, frame_ends
+from curation.shots import ShotConfig, ShotDetector, frame_ends
 from curation.signals import color, layout, quality
 from curation.signals.change import FrameFeatures, thumbnail
-from curation.signals.motion import Flow, FlowMeter
-from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_chroma, full_range_luma, match, shrink
+from curation.signals.flow import Flow, FlowMeter
+from curation.signals.planes import SMALL_SIDE, TINY_SHAPE, SmallPlanes, full_range_chroma, full_range_luma, match, shrink, tiny_rgb
 from curation.signals.view import View
 from schemas.records import FailureCode
 
@@ -34,6 +35,7 @@ _SPOOL_MEMORY = 64 << 20
 _RING_BYTES = 48 << 20
 _RING_FRAMES = 20
 _LOOK_BACK_EVERY = 6
+_FLOW_REACH = 5  # frames
 _DRIFT = 0.12  # mean absolute difference over eight frames, as a share of the contrast
 
 
@@ -42,11 +44,13 @@ class ScanConfig:
     """How densely a video is looked at, and how its shots are cut."""
 
     shots: ShotConfig = field(default_factory=ShotConfig)
+    detector: ShotDetector | None = None  # in place of our own
     min_clip_s: float = 1.0  # shorter clips are marked, not dropped
     sample_interval_s: float = 1.0  # full-resolution measurements and keyframe candidates
     sample_interval_frames: int = 12  # but not more often than this, for low frame rates
-    flow_rate: float = 3.0  # pairs of neighboring frames a second in which motion is measured
+    flow_rate: float = 3.0  # pairs of frames a second in which motion is measured
     flow_interval_frames: int = 3  # but not more often than this
+    flow_gap_s: float = 0.075  # least time between the two frames of a pair, as far as they are no more than five frames apart
     keyframe_side: int = 512  # longest side of a keyframe, in pixels
     jpeg_quality: int = 90
 
@@ -101,15 +105,23 @@ class Scan:
     features: FrameFeatures
     stats: FrameStats
     samples: list[Sample]  # in order of frames
-    flow_frames: np.ndarray  # [K] the later frame of each pair
+    flow_frames: np.ndarray  # [K, 2] the two frames of each pair
     flows: list[Flow]
+    sound: Sound | None  # None without an audio stream that can be decoded
     is_interlaced: bool
     keyframe_interval_s: float | None
     spool: IO[bytes]
+    tiny: IO[bytes]
 
     @property
     def num_frames(self) -> int:
         return self.features.num_frames
+
+    @property
+    def pictures(self) -> np.ndarray:
+        """Every frame as `ScanConfig.detector` sees it, on disk: uint8 RGB [N, 27, 48, 3]. Kept only where there is a detector."""
+        self.tiny.flush()
+        return np.memmap(self.tiny, np.uint8, "r", shape=(self.num_frames, *TINY_SHAPE))
 
     @cached_property
     def frame_ends(self) -> np.ndarray:
@@ -131,17 +143,18 @@ def scan_video(uri: str, config: ScanConfig, threads: int = 1) -> Iterator[Scan]
     """Decode a video once and measure it. Raises MediaError where it cannot be decoded to its end."""
     cv2.setNumThreads(1)  # one thread budget per process; it is the decoder's
     log = DecodeLog()
-    with SpooledTemporaryFile(_SPOOL_MEMORY) as spool, open_media(uri) as container:
+    with SpooledTemporaryFile(_SPOOL_MEMORY) as spool, TemporaryFile() as tiny, open_media(uri) as container:
         stream = video_stream(container, threads)
         scanner: _Scanner | None = None
-        for picture in decode(container, stream, log):
+        meter = SoundMeter.of(container)
+        for picture in decode(container, stream, log, meter.take if meter else None):
             if scanner is None:
-                scanner = _Scanner(config, probe(container, stream, picture.frame), nominal_rate(stream), spool)
+                scanner = _Scanner(config, probe(container, stream, picture.frame), nominal_rate(stream), spool, tiny)
             scanner.see(picture)
             report(picture.index + 1, picture.time_s)
         if scanner is None:
             raise MediaError(FailureCode.NO_FRAMES, f"no picture could be decoded ({log.last_error or 'the stream is empty'})")
-        scan = scanner.finish(log)
+        scan = scanner.finish(log, meter.finish(log.origin_s) if meter else None)
         _check_whole(scan)
         yield scan
 
@@ -163,14 +176,15 @@ def _check_whole(scan: Scan) -> None:
 class _Scanner:
     """State of a pass in progress. `see` is called for every picture in order; everything it keeps is bounded or tiny."""
 
-    def __init__(self, config: ScanConfig, facts: StreamFacts, rate: float, spool: IO[bytes]):
-        self.config, self.facts, self.spool = config, facts, spool
+    def __init__(self, config: ScanConfig, facts: StreamFacts, rate: float, spool: IO[bytes], tiny: IO[bytes]):
+        self.config, self.facts, self.spool, self.tiny = config, facts, spool, tiny
         self.interval_s = max(config.sample_interval_s, config.sample_interval_frames / rate)
         self.flow_stride = max(config.flow_interval_frames, round(rate / config.flow_rate))
         self.flow_meter = FlowMeter()
         self.times, self.means, self.deviations, self.steps = array("d"), array("f"), array("f"), array("f")
         self.thumbnails = bytearray()
-        self.flow_frames = array("q")
+        self.flow_frames: list[tuple[int, int]] = []
+        self.earlier = deque[tuple[int, float, np.ndarray]](maxlen=_FLOW_REACH)  # frames, their times and small luma planes
         self.flows: list[Flow] = []
         self.samples: list[Sample] = []
         self.ring = deque[Picture](maxlen=max(3, min(_RING_FRAMES, _RING_BYTES // (facts.width * facts.height * 2))))
@@ -191,9 +205,8 @@ class _Scanner:
         before = self.small
         if before is not None and before.luma.shape == small.luma.shape:
             step = cv2.norm(small.luma, before.luma, cv2.NORM_L1) / small.luma.size
-            if index % self.flow_stride == 0:
-                self.flow_frames.append(index)
-                self.flows.append(self.flow_meter.measure(before.luma, small.luma, time_s - self.last_time))
+        if index and index % self.flow_stride == 0:
+            self._measure_flow(picture, small.luma)
         turns = self._drift_turns(thumb, deviation.item())
         if step > 3 + 2 * max(self.recent_steps) or (turns and self.drifting):
             self._look_back(index)
@@ -207,10 +220,20 @@ class _Scanner:
         self.deviations.append(deviation.item())
         self.steps.append(step)
         self.thumbnails += thumb.tobytes()
+        if self.config.detector:
+            self.tiny.write(tiny_rgb(small).tobytes())
         self.interlaced += picture.frame.interlaced_frame
         self.intra += picture.frame.key_frame
         self.recent_steps = (*self.recent_steps[1:], step)
+        self.earlier.appendleft((index, time_s, small.luma))
         self.small, self.last_time = small, time_s
+
+    def _measure_flow(self, picture: Picture, luma: np.ndarray) -> None:
+        """Motion since the last frame that is far enough back for slow motion to show, or since the farthest there is."""
+        number, time_s, before = next((one for one in self.earlier if picture.time_s - one[1] >= self.config.flow_gap_s), self.earlier[-1])
+        if before.shape == luma.shape:
+            self.flow_frames.append((number, picture.index))
+            self.flows.append(self.flow_meter.measure(before, luma, picture.time_s - time_s))
 
     def _drift_turns(self, thumb: np.ndarray, contrast: float) -> bool:
         """Whether the picture has just begun or stopped to differ from the one eight frames ago, as in a dissolve."""
@@ -221,7 +244,7 @@ class _Scanner:
         self.drifting ^= turns
         return turns
 
-    def finish(self, log: DecodeLog) -> Scan:
+    def finish(self, log: DecodeLog, sound: Sound | None) -> Scan:
         num_frames = len(self.times)
         self._look_back(num_frames)
         time_s = np.array(self.times)
@@ -231,11 +254,13 @@ class _Scanner:
             features=FrameFeatures(time_s, np.frombuffer(self.thumbnails, np.uint8).reshape(num_frames, -1)),
             stats=FrameStats(np.array(self.means), np.array(self.deviations), np.array(self.steps)),
             samples=sorted(self.samples, key=lambda sample: sample.frame),
-            flow_frames=np.array(self.flow_frames),
+            flow_frames=np.array(self.flow_frames, np.int64).reshape(-1, 2),
             flows=self.flows,
+            sound=sound,
             is_interlaced=self.interlaced > num_frames / 2,
             keyframe_interval_s=float(time_s[-1]) / self.intra if self.intra else None,
             spool=self.spool,
+            tiny=self.tiny,
         )
 
     def _small_planes(self, frame: av.VideoFrame) -> SmallPlanes:

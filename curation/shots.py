@@ -11,6 +11,7 @@ too small to share, and waiting threads cost more than they save.
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -24,6 +25,7 @@ __all__ = [
     "ClipSpan",
     "Shot",
     "ShotConfig",
+    "ShotDetector",
     "detect_boundaries",
     "divide",
     "find_clips",
@@ -54,9 +56,18 @@ class ClipSpan:
     boundary_out: str
 
 
-def find_clips(features: FrameFeatures, config: ShotConfig) -> list[ClipSpan]:
-    """All steps at once: boundaries, shots, clips."""
-    shots = shots_from(detect_boundaries(features, config), features.num_frames)
+class ShotDetector(Protocol):
+    """Finds boundaries in place of `detect_boundaries`. A frozen dataclass: its fields are its configuration, and it is pickled."""
+
+    def detect(self, pictures: np.ndarray) -> list[Boundary]:
+        """All boundaries of one film, in order, not overlapping. pictures: uint8 RGB [N, 27, 48, 3], on disk where N is large."""
+        ...
+
+
+def find_clips(features: FrameFeatures, config: ShotConfig, boundaries: Iterable[Boundary] | None = None) -> list[ClipSpan]:
+    """All steps at once: boundaries, where they are not given, shots, clips."""
+    found = detect_boundaries(features, config) if boundaries is None else boundaries
+    shots = shots_from(found, features.num_frames)
     return divide(shots, features.time_s, config.max_clip_s)
 
 

@@ -3,19 +3,19 @@
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from curation.frames import MediaError
-from curation.isolate import Crashed, Expired, Isolated
+from curation.isolate import Crashed, Expired, Isolated, own_worker
 from curation.rows import rows
-from curation.scan import ScanConfig, scan_video
+from curation.scan import Scan, ScanConfig, scan_video
 from curation.sources import Source
 from curation.storage import Dataset
 from schemas.ids import shard_id
-from schemas.records import RETRYABLE, ClipRecord, Failure, FailureCode, KeyframeRecord, Row, TagRecord, VideoRecord
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, TableSpec, tag_table
+from schemas.records import RETRYABLE, ClipRecord, Failure, FailureCode, KeyframeRecord, Row, SignatureRecord, TagRecord, VideoRecord
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, SIGNATURES, VIDEOS, TableSpec, tag_table
 from schemas.tags import SCAN_GROUPS
 
 
@@ -63,6 +63,9 @@ class ShardReport:
     failures: dict[str, int] = field(default_factory=dict)
 
 
+Make = Callable[[Scan, Source, ScanConfig], Iterable[Row]]
+"""From a scan to rows; picklable, for it runs in the decoder's process."""
+
 _opened = threading.local()
 
 
@@ -102,15 +105,17 @@ def run_shard(job: ShardJob) -> ShardReport:
 
 def _specs() -> list[TableSpec]:
     """Tables of the scan in the order they are written; videos, the commit, comes last."""
-    return [KEYFRAMES, *map(tag_table, SCAN_GROUPS), CLIPS, FAILURES, VIDEOS]
+    return [KEYFRAMES, SIGNATURES, *map(tag_table, SCAN_GROUPS), CLIPS, FAILURES, VIDEOS]
 
 
 def _place(row: Row | Failure) -> tuple[str, dict[str, Any]]:
     """Table and columns of a row."""
     if isinstance(row, TagRecord):
         return f"tags/{row.group}", {"clip_id": row.clip_id, **row.values}
-    table = {VideoRecord: VIDEOS, ClipRecord: CLIPS, KeyframeRecord: KEYFRAMES, Failure: FAILURES}[type(row)]
-    return table.path, asdict(row)
+    return _TABLES[type(row)].path, asdict(row)
+
+
+_TABLES = {VideoRecord: VIDEOS, ClipRecord: CLIPS, KeyframeRecord: KEYFRAMES, SignatureRecord: SIGNATURES, Failure: FAILURES}
 
 
 @dataclass(frozen=True)
@@ -124,21 +129,22 @@ class ScanStage:
     version: str = "1"
 
     def open(self) -> Callable[[Shard], Iterator[Row | Failure]]:
-        worker = Isolated("curation.stage")
+        worker = own_worker("curation.stage")
 
         def process(shard: Shard) -> Iterator[Row | Failure]:
             for source in sorted(shard.sources, key=lambda source: source.key):
-                yield from self._scan(worker, source)
+                yield from self.scan(worker, source)
 
         return process
 
-    def _scan(self, worker: Isolated, source: Source) -> list[Row | Failure]:
+    def scan(self, worker: Isolated, source: Source, make: Make = rows) -> list[Row | Failure]:
+        """What `make` makes of a source, scanned in the worker's process, or the one failure that came of it."""
         if source.duplicate_of:
             return [self._failure(source, FailureCode.DUPLICATE, f"the same bytes as {source.duplicate_of}")]
         if source.problem:
             return [self._failure(source, *source.problem)]
         try:
-            return list(worker.run(scan_source, source, self.config, self.threads, limit_s=self.limit_s))
+            return list(worker.run(scan_source, source, self.config, self.threads, make, limit_s=self.limit_s))
         except MediaError as error:
             return [self._failure(source, error.code, error.message, error.decoded_frames, error.decoded_s)]
         except Expired as error:
@@ -166,8 +172,8 @@ class ScanStage:
         )
 
 
-def scan_source(source: Source, config: ScanConfig, threads: int) -> list[Row]:
-    """All rows of one source. Raises MediaError.
+def scan_source(source: Source, config: ScanConfig, threads: int, make: Make = rows) -> list[Row]:
+    """Rows that `make` makes of one scanned source. Raises MediaError.
 
     A decoder on several threads conceals damage differently from run to run. Damaged files are therefore scanned once more on
     one thread, so that a video's rows do not depend on the machine.
@@ -175,8 +181,8 @@ def scan_source(source: Source, config: ScanConfig, threads: int) -> list[Row]:
     try:
         with scan_video(source.uri, config, threads) as scan:
             if threads == 1 or not scan.log.flaws:
-                return list(rows(scan, source, config))
+                return list(make(scan, source, config))
     except MediaError:
         if threads == 1:
             raise
-    return scan_source(source, config, 1)
+    return scan_source(source, config, 1, make)

@@ -9,7 +9,7 @@ import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -23,7 +23,8 @@ from fsspec import AbstractFileSystem
 from fsspec.core import url_to_fs
 
 from curation.frames import local_path
-from schemas.tables import FAILURES, VIDEOS, TableSpec, check_version, to_arrow
+from schemas.records import Failure
+from schemas.tables import FAILURES, MADE_FROM_KEY, VIDEOS, TableSpec, check_version, to_arrow
 
 _PART, _SUFFIX = "part-", ".parquet"
 
@@ -130,10 +131,48 @@ class Dataset:
                     found[f"{spec.path}/{_PART}{shard}{_SUFFIX}"] = sha256(stream.read()).hexdigest()
         return found
 
+    def part_schema(self, spec: TableSpec, shard: str) -> pa.Schema | None:
+        """The schema that a shard's file of a table carries; None where there is no such file. Raises SchemaVersionError."""
+        path = self.path(spec.path, f"{_PART}{shard}{_SUFFIX}")
+        if not self._storage[0].exists(path):
+            return None
+        schema = pq.read_schema(path, filesystem=self._arrow_fs)
+        check_version(spec, schema)
+        return schema
+
+    def num_rows(self, spec: TableSpec, shard: str) -> int:
+        """Number of rows in a shard's file of a table."""
+        return pq.read_metadata(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), filesystem=self._arrow_fs).num_rows
+
+    def read_part(self, spec: TableSpec, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """A shard's rows of a table; columns newer than its file are null. Raises FileNotFoundError."""
+        part = pads.dataset(
+            self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), schema=spec.schema, format="parquet", filesystem=self._arrow_fs
+        )
+        return part.to_table(columns=list(columns) if columns is not None else None)
+
+    def stream_part(self, spec: TableSpec, shard: str, rows: int) -> Iterator[dict[str, Any]]:
+        """A shard's rows of a table one by one, `rows` of them in memory at a time."""
+        with pq.ParquetFile(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), filesystem=self._arrow_fs) as file:
+            for batch in file.iter_batches(rows):
+                yield from batch.to_pylist()
+
+    def write_part(self, spec: TableSpec, shard: str, table: pa.Table, made_from: str = "") -> None:
+        """Write a shard's file of one table, in place of any that was there, atomically."""
+        metadata = {**(spec.schema.metadata or {}), **({MADE_FROM_KEY: made_from.encode()} if made_from else {})}
+        self._write_table(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), table.replace_schema_metadata(metadata))
+
+    def replace_failures(self, shard: str, stage: str, failures: Sequence[Failure]) -> None:
+        """Make `failures` the shard's rows of failures/ for a stage that works on clips, in place of any that were there."""
+        table = self.read_part(FAILURES, shard)
+        kept = table.filter(pc.not_equal(table["stage"], stage))
+        if failures or kept.num_rows < table.num_rows:
+            self.write_part(FAILURES, shard, pa.concat_tables([kept, to_arrow(FAILURES, map(asdict, failures))]))
+
     def write_shard(self, shard: str, tables: Sequence[tuple[TableSpec, Iterable[Mapping[str, Any]]]]) -> None:
         """Write one file per table, each atomically and in the order given, which must end with videos: the commit."""
         for spec, rows in tables:
-            self._write_table(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), to_arrow(spec, map(dict, rows)))
+            self.write_part(spec, shard, to_arrow(spec, map(dict, rows)))
 
     def _write_table(self, path: str, table: pa.Table) -> None:
         sink = pa.BufferOutputStream()

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 import typer
 
 from jobs.curate import curate
+from jobs.dedup import dedup
+from jobs.explain import explain
 from jobs.manifest import manifest
 from jobs.query import query
 from jobs.report import report
 from jobs.status import status
+from jobs.tag import tag
+from jobs.tags import tags
 from jobs.train import sample, train
 
 app = typer.Typer(
@@ -22,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (curate, status, query, manifest, report, train, sample):
+for command in (curate, tag, dedup, status, tags, query, explain, manifest, report, train, sample):
     app.command()(command)
 
 
@@ -61,9 +65,11 @@ def _expected() -> Iterator[type[Exception]]:
 _USER_ERRORS = {
     "curation.sources": ("SourceError",),
     "curation.storage": ("DatasetError",),
-    "jobs.curate": ("ProfileError",),
     "jobs.engines": ("EngineError",),
+    "jobs.explain": ("ClipError",),
+    "jobs.taggers": ("GroupError",),
     "labeling.query": ("QueryError",),
+    "labeling.tagger": ("TaggerError",),
     "schemas.manifest": ("ManifestError",),
     "schemas.tables": ("SchemaVersionError",),
     "schemas.tags": ("UnknownTagError",),

@@ -1,32 +1,29 @@
 """`reelmill curate`: raw video to a dataset."""
 
 import json
-import os
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs.engines import EngineName
+from jobs.tag import DOWNLOAD_HELP, FAILURES_RECORDED, MODELS_HELP, available_cores, measure, say
+from jobs.taggers import Device, Profile, Weights, full_profile, taggers_of
+from schemas.tags import WEIGHT_FREE
 
 if TYPE_CHECKING:
     from curation.sources import Found, Source
 
-FAILURES_RECORDED = 3
 _HASHERS = 8
 _WORTH_A_BAR = 200
 
 
-class Profile(StrEnum):
-    CPU = "cpu"
-    FULL = "full"
-
-
-class ProfileError(Exception):
-    """A profile that cannot run here."""
+class Shots(StrEnum):
+    NATIVE = "native"
+    TRANSNETV2 = "transnetv2"
 
 
 def curate(
@@ -36,6 +33,13 @@ def curate(
     workers: Annotated[int | None, typer.Option(min=1, help="Videos scanned at once. [default: the number of cores]")] = None,
     address: Annotated[str | None, typer.Option(help="Scheduler to use instead of a cluster on this machine (dask).")] = None,
     profile: Annotated[Profile, typer.Option(help="cpu needs no weights; full adds model tags.")] = Profile.CPU,
+    models: Annotated[str | None, typer.Option(help=MODELS_HELP)] = None,
+    allow_download: Annotated[bool, typer.Option("--allow-download", help=DOWNLOAD_HELP)] = False,
+    clip_model: Annotated[str | None, typer.Option(help="CLIP model. [default: ViT-L-14-quickgelu/openai]")] = None,
+    device: Annotated[Device, typer.Option(help="Where models run.")] = Device.AUTO,
+    shots: Annotated[
+        Shots, typer.Option(help="Who finds cuts and fades: Reelmill itself, or TransNetV2 (slower; needs weights).")
+    ] = Shots.NATIVE,
     min_clip_s: Annotated[float, typer.Option(min=0, help="Shorter clips are kept and marked is_short.")] = 1.0,
     max_clip_s: Annotated[float, typer.Option(min=0.1, help="Longer shots are divided into clips.")] = 10.0,
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time one video may take.")] = 3600.0,
@@ -56,8 +60,12 @@ def curate(
       reelmill curate 'raw/**/*.mp4' s3://bucket/reels --out dataset --engine dask --workers 16
       reelmill curate list.csv --out dataset --retry-failed
     """
+    weights, groups = Weights(models, allow_download, clip_model, device), list(WEIGHT_FREE)
     if profile is Profile.FULL:
-        raise ProfileError("profile full (CLIP, OCR and other model tags) is not built yet: use --profile cpu")
+        more, left_out = full_profile(weights)
+        groups += more
+        for line in left_out:
+            say(line)
     from curation.plan import Ledger, plan
     from curation.scan import ScanConfig
     from curation.shots import ShotConfig
@@ -66,17 +74,24 @@ def curate(
     from curation.storage import Dataset
     from jobs.engines import engine_for
     from jobs.progress import track
-    from jobs.runs import RunRecorder
+    from jobs.runs import RunRecorder, scan_totals, tag_totals
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = workers or cores
+    detector = None
+    if shots is Shots.TRANSNETV2:
+        from labeling.transnetv2 import SOURCE, WEIGHTS, TransNetV2
+
+        detector = TransNetV2(str(weights.find_models().file(WEIGHTS, SOURCE)), device=device.value)
+        detector.load()  # says at once what is wrong with the file
+    cores = available_cores()
+    scanners = workers or cores
+    taggers = taggers_of(groups, weights)
     dataset = Dataset(out)
     listing = find(sources)
     dataset.create()
     with dataset.lock():
-        settings = {"min_clip_s": min_clip_s, "max_clip_s": max_clip_s, "timeout_s": timeout_s, "shard_size": shard_size}
-        recorder = RunRecorder("curate", sources=sources, engine=engine, workers=workers, profile=profile, **settings)
-        where = engine_for(engine, workers, address)
+        settings = {"shots": shots, "min_clip_s": min_clip_s, "max_clip_s": max_clip_s, "timeout_s": timeout_s, "shard_size": shard_size}
+        recorder = RunRecorder("curate", sources=sources, engine=engine, workers=scanners, profile=profile, **settings)
+        engine_of = partial(engine_for, engine, address=address)
         ledger = Ledger.read(dataset)
         identified = identify_all(listing.videos, ledger.known)
         if outdated := ledger.outdated(identified, retry_failed):
@@ -84,23 +99,27 @@ def curate(
             ledger = Ledger.read(dataset)
         todo = plan(identified, ledger, shard_size)
         stage = ScanStage(
-            ScanConfig(shots=ShotConfig(max_clip_s=max_clip_s), min_clip_s=min_clip_s),
-            threads=max(1, cores // max(1, min(workers, len(todo.shards)))),  # a lone video gets all cores
+            ScanConfig(shots=ShotConfig(max_clip_s=max_clip_s), detector=detector, min_clip_s=min_clip_s),
+            threads=max(1, cores // max(1, min(scanners, len(todo.shards)))),  # a lone video gets all cores
             limit_s=timeout_s,
         )
         jobs = [ShardJob(out, stage, shard) for shard in todo.shards]
         pending = sum(len(shard.sources) for shard in todo.shards)
-        _say(f"{len(listing.videos)} videos found, {listing.ignored} other files ignored, {todo.num_done} already done, {pending} to do")
-        reports = list(track(where.map(run_shard, jobs), pending, "videos", lambda report: report.videos + sum(report.failures.values())))
-        record = recorder.finish(reports, found=len(listing.videos), ignored=listing.ignored, already_done=todo.num_done)
-        if jobs:
+        say(f"{len(listing.videos)} videos found, {listing.ignored} other files ignored, {todo.num_done} already done, {pending} to do")
+        reports = list(
+            track(engine_of(scanners).map(run_shard, jobs), pending, "videos", lambda report: report.videos + sum(report.failures.values()))
+        )
+        tagged = measure(dataset, [], taggers, engine_of, workers, timeout_s)
+        counts = {"found": len(listing.videos), "ignored": listing.ignored, "already_done": todo.num_done}
+        record = recorder.finish(**counts, **scan_totals(reports), **tag_totals(tagged))
+        if jobs or tagged:
             dataset.write_run(record["run_id"], record)
             ledger = Ledger.read(dataset)
         failed = ledger.failures_of(source.uri for source in identified)
     if as_json:
         print(json.dumps(record, indent=1))
     _summarize(record, failed, out)
-    if failed:
+    if failed or record["tag_failures"]:
         raise typer.Exit(FAILURES_RECORDED)
 
 
@@ -117,16 +136,12 @@ def identify_all(videos: "list[Found]", known: dict[str, tuple[str, str]]) -> "l
 
 def _summarize(record: dict[str, Any], failed: Counter[str], out: str) -> None:
     if record["videos"]:
-        _say(
+        say(
             f"{record['videos']} videos, {record['clips']} clips from {record['video_s'] / 60:.1f} min of video "
             f"in {record['seconds']:.1f} s ({record['video_s'] / max(record['seconds'], 1e-3):.0f}x real time)"
         )
     if failed:
-        _say(
-            f"{failed.total()} of these inputs are in failures/: " + ", ".join(f"{code} {count}" for code, count in sorted(failed.items()))
-        )
-    _say(f"dataset: {out}   next: reelmill status {out}   reelmill report {out} --out report.html")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+        say(f"{failed.total()} of these inputs are in failures/: " + ", ".join(f"{code} {count}" for code, count in sorted(failed.items())))
+    if untagged := record["tag_failures"]:
+        say("clips that could not be tagged are in failures/: " + ", ".join(f"{code} {count}" for code, count in untagged.items()))
+    say(f"dataset: {out}   next: reelmill status {out}   reelmill report {out} --out report.html")

@@ -41,7 +41,6 @@ def manifest(
     from labeling.query import QueryError, funnel, run_query
     from labeling.statistics import summarize_tags
     from schemas.manifest import write_manifest
-    from schemas.tags import TAGS
 
     catalog = open_catalog(dataset, captioner)
     rows = run_query(catalog, where).combine_chunks()
@@ -49,7 +48,7 @@ def manifest(
         steps = funnel(catalog, where)
         _print_funnel(steps)
         raise QueryError(f"the predicate keeps none of {steps[0].clips:,} clips; no manifest was written")
-    statistics = summarize_tags(rows, [tag.name for tag in TAGS if tag.name in rows.column_names])
+    statistics = summarize_tags(rows, [tag.name for tag in catalog.tags])
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         scratch.touch()  # says best what is wrong with a folder

@@ -4,12 +4,14 @@ import platform
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from curation.rescan import RescanReport
 from curation.stage import ShardReport
+from labeling.tagging import TagReport
 
 _PACKAGES = ("reelmill", "av", "opencv-python-headless", "scenedetect", "numpy", "pyarrow")
 
@@ -28,20 +30,33 @@ class RunRecorder:
             "versions": {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
         }
 
-    def finish(self, reports: Iterable[ShardReport], **counts: int) -> dict[str, Any]:
+    def finish(self, **outcome: Any) -> dict[str, Any]:
         """The complete record, ready for `Dataset.write_run`."""
-        reports = list(reports)
-        failures: Counter[str] = Counter()
-        for report in reports:
-            failures.update(report.failures)
-        return {
-            **self._head,
-            **counts,
-            "shards": len(reports),
-            "videos": sum(report.videos for report in reports),
-            "clips": sum(report.clips for report in reports),
-            "frames": sum(report.frames for report in reports),
-            "video_s": round(sum(report.video_s for report in reports), 3),
-            "failures": dict(sorted(failures.items())),
-            "seconds": round(time.monotonic() - self._began, 3),
-        }
+        return {**self._head, **outcome, "seconds": round(time.monotonic() - self._began, 3)}
+
+
+def scan_totals(reports: Sequence[ShardReport]) -> dict[str, Any]:
+    """What the shards of a scan come to."""
+    return {
+        "shards": len(reports),
+        "videos": sum(report.videos for report in reports),
+        "clips": sum(report.clips for report in reports),
+        "frames": sum(report.frames for report in reports),
+        "video_s": round(sum(report.video_s for report in reports), 3),
+        "failures": total_failures(reports),
+    }
+
+
+def tag_totals(reports: Sequence[TagReport | RescanReport]) -> dict[str, Any]:
+    """What the shards of a tagging run come to."""
+    return {
+        "tagged_shards": len({report.shard_id for report in reports}),
+        "tag_groups": sorted({group for report in reports for group in report.groups}),
+        "tagged_clips": sum({report.shard_id: report.clips for report in reports}.values()),
+        "tag_failures": total_failures(reports),
+    }
+
+
+def total_failures(reports: Iterable[ShardReport | TagReport | RescanReport]) -> dict[str, int]:
+    """Failures by code."""
+    return dict(sorted(sum((Counter(report.failures) for report in reports), Counter()).items()))

@@ -6,6 +6,7 @@ keyframes are read only by `keyframes`.
 """
 
 import os
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage import Dataset, DatasetError
-from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, tag_table
-from schemas.tags import TAGS
+from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, tag_table, tags_of, written_version
+from schemas.tags import DIMENSIONS, TAGS, TagSpec
 
 if TYPE_CHECKING:
     import duckdb
@@ -76,6 +77,13 @@ class Catalog:
         """SQL of the order in which clips are listed: by file, then by time."""
         return ", ".join(_ORDER)
 
+    @property
+    def tags(self) -> list[TagSpec]:
+        """The tags of the dataset, those of plug-in taggers last."""
+        names = [tag.name for tag in TAGS]
+        found = [tag for alias, spec in self.tables.items() if alias.startswith("tags_") for tag in tags_of(spec.schema)]
+        return sorted(found, key=lambda tag: names.index(tag.name) if tag.name in names else len(names))
+
     def digests(self) -> dict[str, str]:
         """Dataset-relative path -> SHA-256 of every file that a query reads."""
         found = self.dataset.digests(self.tables.values())
@@ -90,7 +98,7 @@ def open_catalog(root: str, captioner: str | None = None, limits: Limits | None 
     dataset = open_dataset(root)
     captioner = _choose_captioner(dataset, captioner)
     # Clips first: what another process commits meanwhile is then in the later tables only, and joins to nothing.
-    tables = {"c": CLIPS, "v": VIDEOS, **{f"tags_{group}": tag_table(group) for group in known_groups(dataset)}}
+    tables = {"c": CLIPS, "v": VIDEOS, **{f"tags_{group}": spec for group, spec in tag_tables(dataset).items()}}
     if captioner:
         tables["captions"] = caption_table(captioner)
     limits = limits or Limits()
@@ -112,9 +120,26 @@ def open_dataset(root: str) -> Dataset:
     return dataset
 
 
-def known_groups(dataset: Dataset) -> list[str]:
-    """The tag groups of a dataset that this Reelmill knows, sorted."""
-    return [group for group in dataset.tag_groups() if group in {tag.group for tag in TAGS}]
+def tag_tables(dataset: Dataset) -> dict[str, TableSpec]:
+    """Group -> table of the tag groups of a dataset, in order of name: Reelmill's own, and plug-in groups as their files describe them."""
+    ours, found = {tag.group for tag in TAGS}, {}
+    for group in dataset.tag_groups():
+        if group in ours:
+            found[group] = tag_table(group)
+        elif tags := _plugin_tags(dataset, group):
+            found[group] = tag_table(group, tags)
+    return found
+
+
+def _plugin_tags(dataset: Dataset, group: str) -> tuple[TagSpec, ...]:
+    """Tags of a group that is not in the registry, of its newest file; none where that is not a plug-in tagger's."""
+    bare = TableSpec(f"tags/{group}", sys.maxsize, pa.schema([]))
+    schemas = [schema for shard in dataset.files(bare) if (schema := dataset.part_schema(bare, shard))]
+    try:
+        newest = tags_of(max(schemas, key=written_version, default=pa.schema([])))
+    except (KeyError, TypeError, ValueError):
+        return ()
+    return tuple(tag for tag in newest if tag.name.startswith(DIMENSIONS) and tag.name not in {ours.name for ours in TAGS})
 
 
 def caption_table(captioner: str) -> TableSpec:

@@ -1,7 +1,7 @@
 """What a dataset holds, what failed, and what is left to do: the facts behind `reelmill status` and the head of a report."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage import Dataset
-from labeling.catalog import caption_table, known_groups
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, TableSpec, tag_table, written_version
-from schemas.tags import groups as all_groups
+from labeling.catalog import caption_table, tag_tables
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, SIGNATURES, VIDEOS, TableSpec, written_version
+from schemas.tags import WEIGHT_FREE
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ def overview(dataset: Dataset) -> Overview:
     clips = dataset.read(CLIPS, ["start_s", "end_s", "boundary_in", "is_short"])
     videos = dataset.read(VIDEOS, ["duration_s", "size_bytes"])
     failures = dataset.read(FAILURES, ["code", "retryable"])
-    groups = tuple(_group(dataset, name, clips.num_rows) for name in known_groups(dataset))
+    tables = tag_tables(dataset)
+    groups = tuple(_group(dataset, name, spec, clips.num_rows) for name, spec in tables.items())
     shards = len(dataset.shards())
     missing = {group.name: group.missing_shards for group in groups}
     return Overview(
@@ -81,17 +82,16 @@ def overview(dataset: Dataset) -> Overview:
         failures=_counts(failures["code"]),
         runs=tuple(dataset.runs()),
         pending=Pending(
-            leftovers=_leftovers(dataset),
+            leftovers=_leftovers(dataset, tables.values()),
             outdated_groups=tuple(group.name for group in groups if group.outdated_shards),
-            incomplete_groups=tuple(name for name in all_groups() if missing.get(name, shards)),
+            incomplete_groups=tuple(name for name in dict.fromkeys((*WEIGHT_FREE, *tables)) if missing.get(name, shards)),
             retryable_failures=_sum(failures["retryable"]),
-            unknown_groups=tuple(sorted(set(dataset.tag_groups()) - set(all_groups()))),
+            unknown_groups=tuple(sorted(set(dataset.tag_groups()) - set(tables))),
         ),
     )
 
 
-def _group(dataset: Dataset, name: str, clips: int) -> TagGroup:
-    spec = tag_table(name)
+def _group(dataset: Dataset, name: str, spec: TableSpec, clips: int) -> TagGroup:
     scanned = dataset.scan(spec)
     tags = [field.name for field in spec.schema if field.name != "clip_id"]
     values: Counter[str] = Counter()
@@ -105,9 +105,8 @@ def _group(dataset: Dataset, name: str, clips: int) -> TagGroup:
     return TagGroup(name, rows, coverage, outdated, len(dataset.shards()) - len(dataset.files(spec)))
 
 
-def _leftovers(dataset: Dataset) -> tuple[str, ...]:
-    specs: list[TableSpec] = [CLIPS, KEYFRAMES, FAILURES, *(tag_table(name) for name in known_groups(dataset))]
-    return tuple(dataset.uncommitted(specs))
+def _leftovers(dataset: Dataset, groups: Iterable[TableSpec]) -> tuple[str, ...]:
+    return tuple(dataset.uncommitted([CLIPS, KEYFRAMES, SIGNATURES, FAILURES, *groups]))
 
 
 def _counts(values: pa.ChunkedArray) -> dict[str, int]:

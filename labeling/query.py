@@ -252,14 +252,15 @@ def _known(catalog: Catalog, name: str, text: str = "") -> str:
         raise QueryError(f"there is no column {name}; text is written in single quotes, as in '{name}'")
     root = catalog.dataset.root
     if tag := next((tag for tag in TAGS if tag.name == name.lower()), None):
-        raise QueryError(f"{name} is a tag that this dataset does not hold yet: run `reelmill tag {root} --group {tag.group}`")
+        run = f"dedup {root}" if tag.group == "dedup" else f"tag {root} --group {tag.group}"
+        raise QueryError(f"{name} is a tag that this dataset does not hold yet: run `reelmill {run}`")
     if name.lower() in caption_columns():
         there = catalog.dataset.captioners()
         fix = f"choose one with --captioner, of {', '.join(there)}" if there else f"run `reelmill caption {root}`"
         raise QueryError(f"{name} needs captions: {fix}")
     near = get_close_matches(name.lower(), catalog.columns, 3)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"
-    raise QueryError(f"there is no column {name}{guess} README.md lists all columns, and `reelmill status {root}` the tags")
+    raise QueryError(f"there is no column {name}{guess} README.md lists all columns, and `reelmill tags` the tags")
 
 
 def _terms(catalog: Catalog, text: str, node: dict[str, Any]) -> list[str]:

@@ -24,8 +24,11 @@ class Keyframe:
 
     @cached_property
     def bgr(self) -> np.ndarray:
-        """The picture, uint8 [H, W, 3]; its longer side is that of the keyframes of the run, 512 by default."""
-        return cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        """The picture, uint8 [H, W, 3]; its longer side is 512, or that of a smaller source. Raises ValueError for a broken JPEG."""
+        picture = cv2.imdecode(np.frombuffer(self.jpeg, np.uint8), cv2.IMREAD_COLOR)
+        if picture is None:
+            raise ValueError(f"keyframe at {self.time_s:.3f} s is no JPEG that can be read")
+        return picture
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,16 @@ class ClipView:
     @property
     def clip_id(self) -> str:
         return self.clip["clip_id"]
+
+
+def active_picture(bgr: np.ndarray, clip: Mapping[str, object]) -> np.ndarray:
+    """A clip's keyframe uint8 [H, W, 3] without its black bars: the crop of the row of clips/, scaled and rounded inward."""
+    sides = []
+    for start, size, whole, pixels in (("crop_y", "crop_h", "height", bgr.shape[0]), ("crop_x", "crop_w", "width", bgr.shape[1])):
+        first, length, full = (int(str(clip[column])) for column in (start, size, whole))
+        low, high = -(-first * pixels // full), (first + length) * pixels // full
+        sides.append(slice(low, max(high, low + 1)))
+    return bgr[tuple(sides)]
 
 
 class Embedder(Protocol):

@@ -17,6 +17,7 @@ Real = Annotated[float, pa.float64()]
 Flag = Annotated[bool, pa.bool_()]
 Blob = Annotated[bytes, pa.binary()]
 Extra = Annotated[dict[str, str], pa.map_(pa.string(), pa.string())]
+Hashes = Annotated[list[int | None], pa.list_(pa.uint64())]
 
 
 class FailureCode(StrEnum):
@@ -119,6 +120,16 @@ class KeyframeRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class SignatureRecord:
+    """What copies of a clip are found by."""
+
+    clip_id: Text
+    content_hash: Text  # of all its thumbnails in order: equal where the decoded pictures are
+    step_s: Real
+    hashes: Hashes  # of the pictures around (k + 0.5) step_s after its first frame; null where they are flat
+
+
+@dataclass(frozen=True, slots=True)
 class TagRecord:
     """The tags of one clip in one group, by column name; a tag that could not be measured is absent or None."""
 
@@ -144,4 +155,4 @@ class Failure:
     extra: Extra = field(default_factory=dict)
 
 
-Row = VideoRecord | ClipRecord | KeyframeRecord | TagRecord
+Row = VideoRecord | ClipRecord | KeyframeRecord | SignatureRecord | TagRecord

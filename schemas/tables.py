@@ -3,18 +3,20 @@
 A schema's metadata names its table and version, so that a reader can refuse a dataset written by a newer Reelmill.
 """
 
+import json
 import types
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from schemas.records import ClipRecord, Failure, KeyframeRecord, VideoRecord
+from schemas.records import ClipRecord, Failure, KeyframeRecord, SignatureRecord, VideoRecord
 from schemas.tags import TAGS, TagSpec
 
 TABLE_KEY = b"reelmill.table"
 VERSION_KEY = b"reelmill.version"
+MADE_FROM_KEY = b"reelmill.made_from"
 
 
 class SchemaVersionError(ValueError):
@@ -47,23 +49,49 @@ def _record_fields(record: type) -> list[pa.Field]:
 
 
 def _tag_field(tag: TagSpec) -> pa.Field:
-    facts = {"unit": tag.unit, "method": tag.method, "version": str(tag.version)}
+    facts = {name: json.dumps(value) for name, value in asdict(tag).items() if name not in ("name", "dtype")}
     return pa.field(tag.name, pa.type_for_alias(tag.dtype), metadata=facts)
 
+
+def tags_of(schema: pa.Schema) -> tuple[TagSpec, ...]:
+    """The tags of a tag table as its file describes them, those of plug-in taggers included."""
+    found = []
+    for column in schema:
+        if column.metadata:
+            facts = {key.decode(): json.loads(value) for key, value in column.metadata.items() if not key.startswith(b"PARQUET:")}
+            found.append(TagSpec(name=column.name, dtype=_DTYPES[column.type], **facts))
+    return tuple(found)
+
+
+_DTYPES: dict[pa.DataType, Any] = {pa.type_for_alias(name): name for name in ("float32", "int32", "bool", "string")}
 
 VIDEOS = _table("videos", 1, _record_fields(VideoRecord))
 CLIPS = _table("clips", 1, _record_fields(ClipRecord))
 KEYFRAMES = _table("keyframes", 1, _record_fields(KeyframeRecord))
+SIGNATURES = _table("signatures", 1, _record_fields(SignatureRecord))
 FAILURES = _table("failures", 1, _record_fields(Failure))
 
 
-def tag_table(group: str, tags: Sequence[TagSpec] = TAGS) -> TableSpec:
-    """Table of one tag group: clip_id and a nullable column per tag. Its version is the sum of its tags' versions."""
-    members = [tag for tag in tags if tag.group == group]
+def tag_table(group: str, tags: Sequence[TagSpec] | None = None) -> TableSpec:
+    """Table of one tag group: clip_id and a nullable column per tag. Its version is the sum of its tags' versions.
+
+    `tags` are those of a plug-in's group; all others are in the registry.
+    """
+    members = [tag for tag in TAGS if tag.group == group] if tags is None else tags
     if not members:
         raise KeyError(f"no tag belongs to group {group!r}")
     columns = [pa.field("clip_id", pa.string(), nullable=False), *map(_tag_field, members)]
     return _table(f"tags/{group}", sum(tag.version for tag in members), columns)
+
+
+def embedding_table(model: str, size: int) -> TableSpec:
+    """Table of an image encoder's embeddings: a row per keyframe, of unit length, `size` numbers each."""
+    columns = [
+        pa.field("clip_id", pa.string(), nullable=False),
+        pa.field("index", pa.int32(), nullable=False),  # that of the keyframe
+        pa.field("embedding", pa.list_(pa.float16(), size), nullable=False),
+    ]
+    return _table(f"embeddings/{model}", 1, columns)
 
 
 def to_arrow(spec: TableSpec, rows: Iterable[dict[str, Any]]) -> pa.Table:
@@ -74,6 +102,11 @@ def to_arrow(spec: TableSpec, rows: Iterable[dict[str, Any]]) -> pa.Table:
 def written_version(schema: pa.Schema) -> int:
     """The table version that a schema read from a file carries; 0 where it carries none."""
     return int((schema.metadata or {}).get(VERSION_KEY, b"0"))
+
+
+def made_from(schema: pa.Schema) -> str:
+    """What a file says it was made from beside its shard's own rows: versions of a model or of other tables; "" for nothing."""
+    return (schema.metadata or {}).get(MADE_FROM_KEY, b"").decode()
 
 
 def check_version(spec: TableSpec, schema: pa.Schema) -> None:

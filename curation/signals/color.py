@@ -1,4 +1,4 @@
-"""Color of one picture, from its small planes as BGR."""
+"""Color of one picture, from its small planes as BGR, and how it holds over a clip."""
 
 from dataclasses import dataclass
 
@@ -6,8 +6,10 @@ import cv2
 import numpy as np
 
 _GRAY = "gray"
-_HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
+HUES = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink")
 _HUE_EDGES_DEGREES = np.array([15, 45, 70, 160, 200, 260, 300, 345])  # upper ends; red goes on above the last
+_SHIFT_S = 0.5
+_SHIFT_EVERY_S = 0.125
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,5 +54,26 @@ def _dominant(hue: np.ndarray, chroma: np.ndarray) -> str:
     if np.count_nonzero(colored) < 0.1 * chroma.size:
         return _GRAY
     per_degree = np.bincount(hue[colored], chroma[colored], 180)
-    names = np.searchsorted(_HUE_EDGES_DEGREES, np.arange(180) * 2, side="right") % len(_HUES)
-    return _HUES[int(np.bincount(names, per_degree).argmax())]
+    return HUES[int(np.bincount(hue_index(np.arange(180)), per_degree).argmax())]
+
+
+def hue_index(hue: np.ndarray) -> np.ndarray:
+    """Position in HUES of hues in OpenCV's half degrees."""
+    return np.searchsorted(_HUE_EDGES_DEGREES, hue.astype(int) * 2, side="right") % len(HUES)
+
+
+def color_shift(chroma: np.ndarray, time_s: np.ndarray) -> float | None:
+    """How far the color of the whole picture moves within half a second, in levels of chroma; mean over a clip, None for a single frame.
+
+    chroma: uint8 [N, 2, h, w], U and V thumbnails; time_s: [N]. Taken at the middle half of the cells, so that what moves
+    through the picture does not count.
+    """
+    if len(time_s) < 2:
+        return None
+    frame_s = max(float(np.median(np.diff(time_s))), 1e-3)
+    lag = min(max(1, round(_SHIFT_S / frame_s)), len(time_s) - 1)
+    first = np.arange(0, len(time_s) - lag, max(1, round(_SHIFT_EVERY_S / frame_s)))
+    change = (chroma[first + lag].astype(np.int16) - chroma[first]).reshape(len(first), 2, -1)
+    quarter = change.shape[2] // 4
+    middle = np.sort(change, axis=2)[..., quarter : 3 * quarter].mean(axis=2)
+    return float(np.hypot(middle[:, 0], middle[:, 1]).mean())

@@ -1,16 +1,21 @@
-"""What lies on the picture instead of in the scene: black bars, overlays, text, straight graphics."""
+"""What lies on the picture instead of in the scene: black bars, lettering, mosaics, straight graphics."""
 
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
+from curation.signals import lettering
+from curation.signals.lettering import Lettering
 from curation.signals.view import CLEAR, Gradients, View
 
 _BLACK = 20  # a bar's brightest pixel over black, in levels: coding noise
 _SEAM = 6  # how much brighter than the bar the picture beside it must be, in levels
-_STROKE = 192  # Sobel response of a printed stroke
-_LETTER_DENSITY = 0.25  # share of strong vertical strokes in a neighborhood the size of a few letters
+_BLOCK_STEP = 5  # levels by which a mosaic's blocks differ from each other at least
+_BLOCK_CLEAN = 3  # and how many times the steps beside that one
+_BLOCK_RUN = 4  # pixels that a block is long at least
+_BLOCK_EDGES = 0.012  # share of pixels on such steps, along rows and along columns, in the middle of a mosaic of large blocks
+_BESIDE = np.array([[1, 1, 0, 1, 1]], np.uint8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +23,8 @@ class Layout:
     """What one sampled frame shows of layout."""
 
     bars: "Bars | None"
-    text: float
+    lettering: Lettering
+    mosaic: float
     flat: float
     axis_edges: float | None
     edges: float
@@ -28,8 +34,9 @@ def measure(view: View) -> Layout:
     """Layout facts of a frame."""
     return Layout(
         bars=black_bars(view.luma, view.small.luma, 0 if view.is_full_range else 16),
-        text=text_share(view.middle, view.gradients),
-        flat=flat_share(view.steps[0]),
+        lettering=lettering.measure(view.middle),
+        mosaic=mosaic_share(view.strips),
+        flat=flat_share(view.across),
         axis_edges=axis_edge_share(view.gradients),
         edges=edge_density(view.gradients),
     )
@@ -72,18 +79,28 @@ def _with_seam(luma: np.ndarray, thickness: int) -> int | None:
     return thickness
 
 
-def text_share(luma: np.ndarray, gradients: Gradients) -> float:
-    """Share of the picture that looks like lettering: many strong strokes close together, with flat ground between. 0-1.
+def mosaic_share(strips: list[np.ndarray]) -> float:
+    """Share of the picture that is pixelated: even blocks with clean straight edges all around, crowded. 0-1. strips: uint8 [h, w] each."""
+    strips = [strip for strip in strips if min(strip.shape) > 2 * _BLOCK_RUN]
+    found = [np.minimum(*_block_edges(strip)) for strip in strips]
+    filled = sum(float(np.clip(edges / _BLOCK_EDGES - 0.5, 0, 1).sum()) for edges in found)
+    return filled / max(1, sum(edges.size for edges in found))
 
-    A proxy without a model.
-    """
-    height, width = luma.shape
-    strokes = cv2.compare(gradients.across, _STROKE, cv2.CMP_GT)  # 255 where true
-    flat = cv2.compare(cv2.morphologyEx(luma, cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)), 12, cv2.CMP_LT)
-    window = (max(9, width // 24 | 1), max(5, height // 32 | 1))
-    dense = cv2.compare(cv2.blur(strokes, window), 255 * _LETTER_DENSITY, cv2.CMP_GT)
-    ground = cv2.compare(cv2.blur(flat, (window[0] * 2 + 1, window[1] * 2 + 1)), 255 * 0.15, cv2.CMP_GT)
-    return cv2.countNonZero(cv2.bitwise_and(dense, ground)) / luma.size
+
+def _block_edges(luma: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Density of edges between blocks, upright and level ones: float32 [h - 1, w - 1] each."""
+    across, down = cv2.absdiff(luma[:-1, 1:], luma[:-1, :-1]), cv2.absdiff(luma[1:, :-1], luma[:-1, :-1])
+    window = (65, min(65, luma.shape[0] | 1))
+    upright, level = (
+        cv2.blur(cv2.erode(_clean_steps(steps, beside), np.ones(run, np.uint8)), window).astype(np.float32) / 255
+        for steps, beside, run in ((across, _BESIDE, (_BLOCK_RUN, 1)), (down, _BESIDE.T, (1, _BLOCK_RUN)))
+    )
+    return upright, level
+
+
+def _clean_steps(steps: np.ndarray, beside: np.ndarray) -> np.ndarray:
+    """Steps between two even places: 255 where true."""
+    return cv2.compare(steps, cv2.max(cv2.multiply(cv2.dilate(steps, beside), _BLOCK_CLEAN), _BLOCK_STEP), cv2.CMP_GT)
 
 
 def flat_share(across: np.ndarray) -> float:
@@ -105,23 +122,3 @@ def axis_edge_share(gradients: Gradients) -> float | None:
 def edge_density(gradients: Gradients) -> float:
     """Share of pixels on a clear edge: how cluttered a picture is. 0-1."""
     return cv2.countNonZero(cv2.compare(cv2.max(gradients.across, gradients.down), CLEAR, cv2.CMP_GT)) / gradients.across.size
-
-
-def static_overlay_share(stack: np.ndarray) -> float | None:
-    """Share of the picture under edges that stay in place while the picture around them changes: logos, captions, frames.
-
-    `stack`: uint8 [K, H, W], pictures of one clip spread over its length. None where fewer than three are given or too
-    little changes to tell what is fixed to the screen from what just stands still.
-    """
-    if len(stack) < 3:
-        return None
-    lowest = np.full(stack.shape[1:], np.inf, np.float32)
-    for picture in stack:
-        across, down = cv2.Sobel(picture, cv2.CV_32F, 1, 0), cv2.Sobel(picture, cv2.CV_32F, 0, 1)
-        np.minimum(lowest, cv2.magnitude(across, down), out=lowest)
-    change = stack.astype(np.float32).std(axis=0)
-    moving = change > 6
-    if moving.mean() < 0.3:
-        return None
-    fixed = (lowest > CLEAR) & (change < 12) & (cv2.blur(moving.astype(np.float32), (31, 31)) > 0.3)
-    return float(cv2.dilate(fixed.astype(np.uint8), np.ones((3, 3), np.uint8)).mean())

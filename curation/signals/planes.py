@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+TINY_SHAPE = 27, 48, 3
+"""Of the pictures that detectors of shots with a network of their own look at."""
 SMALL_SIDE = 320
 """A small luma plane's longer side is below this, and at least half of it where the picture is that large."""
 
@@ -70,6 +72,13 @@ def full_range_luma(plane: np.ndarray, is_full: bool) -> np.ndarray:
 def full_range_chroma(plane: np.ndarray, is_full: bool) -> np.ndarray:
     """Chroma stretched to 0-255 around 128 where it is in the limited range 16-240."""
     return plane if is_full else cv2.LUT(plane, _CHROMA_TO_FULL)
+
+
+def tiny_rgb(small: SmallPlanes) -> np.ndarray:
+    """One frame as uint8 RGB [27, 48, 3], whatever its shape."""
+    height, width, _ = TINY_SHAPE
+    planes = [cv2.resize(plane, (width, height), interpolation=cv2.INTER_AREA) for plane in (small.luma, small.v, small.u)]
+    return cv2.cvtColor(cv2.merge(planes), cv2.COLOR_YCrCb2RGB)
 
 
 def to_bgr(luma: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:

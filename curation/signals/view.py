@@ -6,7 +6,8 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-from curation.signals.picture import bands, neighbor_steps, noise_sigma, sharpness
+from curation.signals.artifacts import Lines, lines
+from curation.signals.picture import bands, noise_sigma, sharpness
 from curation.signals.planes import SMALL_SIDE, SmallPlanes, full_range_luma, halve, shrink, to_bgr
 
 CLEAR = 96
@@ -40,6 +41,11 @@ class View:
         return bands(self.luma)
 
     @cached_property
+    def lines(self) -> Lines:
+        """Some rows and columns of the full-resolution luma, for what happens along a line."""
+        return lines(self.luma)
+
+    @cached_property
     def noise(self) -> float:
         """Standard deviation of noise, in levels."""
         return noise_sigma(self.strips)
@@ -50,9 +56,9 @@ class View:
         return sharpness(self.strips, self.noise)
 
     @cached_property
-    def steps(self) -> tuple[np.ndarray, np.ndarray]:
-        """|difference| of each pixel of `luma` to its right neighbor and to the one below, uint8."""
-        return neighbor_steps(self.luma)
+    def across(self) -> np.ndarray:
+        """|difference| of each pixel of `luma` to its right neighbor, uint8 [H, W-1]."""
+        return cv2.absdiff(self.luma[:, 1:], self.luma[:, :-1])
 
     @cached_property
     def middle(self) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from enum import StrEnum
+from functools import cache
 from typing import Protocol, TypeVar
 
 In = TypeVar("In")
@@ -23,8 +24,9 @@ class EngineError(Exception):
     """An engine that cannot start; the message says what is missing."""
 
 
+@cache
 def engine_for(name: EngineName, workers: int, address: str | None = None) -> Engine:
-    """The engine of that name. Raises EngineError."""
+    """The engine of that name, the same one for the same arguments, so that its workers are kept. Raises EngineError."""
     if name is EngineName.LOCAL:
         from jobs.engines.local import LocalEngine
 

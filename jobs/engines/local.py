@@ -1,8 +1,9 @@
-"""This machine: a thread per worker, each of which drives a decoder process of its own (curation.isolate)."""
+"""This machine: a thread per worker, each of which drives a process of its own (curation.isolate)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 In = TypeVar("In")
@@ -13,10 +14,15 @@ Out = TypeVar("Out")
 class LocalEngine:
     workers: int
 
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self.workers, thread_name_prefix="reelmill")  # kept, and the threads' processes with it
+
     def map(self, fn: Callable[[In], Out], items: Iterable[In]) -> Iterator[Out]:
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="reelmill")
+        futures = [self._pool.submit(fn, item) for item in items]
         try:
-            for future in as_completed([pool.submit(fn, item) for item in items]):
+            for future in as_completed(futures):
                 yield future.result()
         finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+            for future in futures:
+                future.cancel()

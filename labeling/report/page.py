@@ -118,7 +118,7 @@ def report_of_dataset(catalog: Catalog, where: str | None = None) -> str:
             Fact("tags", f"{sum(len(group.coverage) for group in seen.groups)}", groups),
             Fact("failures", f"{sum(seen.failures.values()):,}", _listed(seen.failures) or "nothing failed"),
         ],
-        sections=_sections(rows),
+        sections=_sections(rows, catalog.tags),
         sheets=contact_sheets(rows, catalog.dataset),
         sample_note=sample_note,
         steps=steps,
@@ -143,7 +143,7 @@ def report_of_manifest(name: str, manifest: Manifest, dataset: Dataset | None = 
             Fact("tags", f"{len(facts.tag_statistics)}", f"schema version {facts.schema_version}"),
             Fact("cut from", f"{len({path.rsplit('/', 1)[-1] for path in facts.shards}):,} shards", f"{len(facts.shards):,} files"),
         ],
-        sections=_sections(rows),
+        sections=_sections(rows, TAGS),
         sheets=contact_sheets(rows, dataset),
         predicate=facts.predicate,
         digest=manifest.digest,
@@ -182,7 +182,7 @@ def _default_predicate(catalog: Catalog) -> str:
 
 def _rows(catalog: Catalog, clips: int) -> tuple[pa.Table, str]:
     """The columns that cards and sheets need, of all clips or of a fair sample of them."""
-    columns = [name for name in (*FACT_COLUMNS, *_CLIP_COLUMNS, *(tag.name for tag in TAGS)) if name in catalog.columns]
+    columns = [name for name in (*FACT_COLUMNS, *_CLIP_COLUMNS, *(tag.name for tag in catalog.tags)) if name in catalog.columns]
     if clips <= _MOST_CLIPS:
         return run_query(catalog, "true", list(dict.fromkeys(columns))), ""
     below = f"{int(16**8 * _MOST_CLIPS / clips):08x}"  # ids are hashes: those below a threshold are a random sample
@@ -190,10 +190,10 @@ def _rows(catalog: Catalog, clips: int) -> tuple[pa.Table, str]:
     return rows, f"Distributions and pictures are of a random sample of {rows.num_rows:,} of the {clips:,} clips."
 
 
-def _sections(rows: pa.Table) -> list[Section]:
+def _sections(rows: pa.Table, tags: Sequence[TagSpec]) -> list[Section]:
     clip_cards = [_card(rows[name], name, "s" if name == "duration_s" else "", "") for name in _CLIP_COLUMNS if name in rows.column_names]
     tagged = [
-        Section(dimension, [_tag_card(rows[tag.name], tag) for tag in TAGS if tag.dimension == dimension and tag.name in rows.column_names])
+        Section(dimension, [_tag_card(rows[tag.name], tag) for tag in tags if tag.dimension == dimension and tag.name in rows.column_names])
         for dimension in DIMENSIONS
     ]
     return [section for section in [Section("clips", clip_cards), *tagged] if section.cards]
@@ -236,8 +236,8 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _run(run: Mapping[str, Any]) -> dict[str, str]:
-    failures = sum((run.get("failures") or {}).values())
-    done = [f"{run[name]:,} {name}" for name in ("videos", "clips") if name in run]
+    failures = sum(sum((run.get(name) or {}).values()) for name in ("failures", "tag_failures"))
+    done = [f"{run[name]:,} {name.replace('_', ' ')}" for name in ("videos", "clips", "tagged_clips") if run.get(name)]
     inputs = run.get("inputs") or {}
     return {
         "id": str(run.get("run_id", "?")),

@@ -20,6 +20,8 @@ _PER_SHEET, _RANDOM = 6, 24
 _LOOK_AT = 2000  # clips at an end of a tag among which one a video is looked for
 # Tag, which end of it to show, and what is to be seen there.
 _ENDS = (
+    ("suitability", "high", "Most suitable"),
+    ("suitability", "low", "Least suitable"),
     ("quality_sharpness", "high", "Sharpest"),
     ("quality_sharpness", "low", "Softest"),
     ("motion_mean", "high", "Most motion"),

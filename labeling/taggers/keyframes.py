@@ -1,19 +1,19 @@
 """Tags made from stored keyframes without any model: composition, palette, statistics of natural scenes, drawn pictures.
 
-The arithmetic is in curation/signals/; here it is applied to the pictures of a clip and brought to one value each.
+The arithmetic is in curation/signals/; the modules beside this one bring the pictures of a clip to one value each.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from labeling.tagger import ClipView
+from curation.signals.still import StillView
+from labeling.tagger import ClipView, active_picture
+from labeling.taggers import aesthetics, content, quality
 from schemas.tags import TAGS, TagSpec
 
 _TAGS = tuple(spec for spec in TAGS if spec.needs == "keyframes")
-_ROOMS: tuple[Callable[[Sequence[np.ndarray]], Mapping[str, object]], ...] = ()
-"""One function a dimension: the pictures of a clip, uint8 [H, W, 3] BGR each, to tag values."""
+_ROOMS: tuple[Callable[[Sequence[StillView]], Mapping[str, object]], ...] = (aesthetics.tags, content.tags, quality.tags)
+"""One function a dimension: the pictures of a clip, at least one, to tag values."""
 
 
 @dataclass(frozen=True)
@@ -30,5 +30,5 @@ class KeyframeTagger:
 
 
 def _clip_tags(clip: ClipView) -> dict[str, object]:
-    pictures = [keyframe.bgr for keyframe in clip.keyframes]
-    return {name: value for room in _ROOMS for name, value in room(pictures).items()} if pictures else {}
+    stills = [StillView(keyframe.bgr, active_picture(keyframe.bgr, clip.clip)) for keyframe in clip.keyframes]
+    return {name: value for room in _ROOMS for name, value in room(stills).items()} if stills else {}

@@ -15,6 +15,7 @@ from jobs.query import query
 from jobs.status import status
 from labeling.query import QueryError
 from schemas.manifest import ManifestError, read_manifest
+from schemas.tags import groups
 from tests.labeling.sample import HOSTILE, add_captions, build
 
 app = typer.Typer()
@@ -100,7 +101,7 @@ def test_manifest_is_the_same_each_time_and_never_overwritten(root, tmp_path):
     assert frozen.digest in first.stdout and "12 clips, 0.01 hours" in first.stdout
     assert frozen.rows.num_rows == 12 and frozen.facts.predicate == where
     assert frozen.facts.tag_statistics["motion_mean"]["p50"] == 0.75
-    assert sorted(path.split("/")[0] for path in frozen.facts.shards) == ["clips"] * 3 + ["tags"] * 14 + ["videos"] * 3
+    assert sorted(path.split("/")[0] for path in frozen.facts.shards) == ["clips"] * 3 + ["tags"] * (3 * len(groups()) - 1) + ["videos"] * 3
 
     again = run("manifest", root, "--where", where, "--out", tmp_path / "a.parquet", "--json")
     assert json.loads(again.stdout)["unchanged"] is True
@@ -135,7 +136,7 @@ def test_status_counts_everything(root):
 
 
 def test_status_says_what_is_pending(tmp_path, monkeypatch):
-    import labeling.overview
+    import labeling.catalog
     from schemas.tables import TableSpec, tag_table
 
     dataset = build(tmp_path / "dataset")
@@ -143,7 +144,7 @@ def test_status_says_what_is_pending(tmp_path, monkeypatch):
     dataset._storage[0].rm_file(dataset.path("videos", f"part-{2:032x}.parquet"))
     (tmp_path / "dataset" / "tags" / "smell").mkdir()
     newer = lambda name: TableSpec(f"tags/{name}", tag_table(name).version + (name == "quality"), tag_table(name).schema)  # noqa: E731
-    monkeypatch.setattr(labeling.overview, "tag_table", newer)
+    monkeypatch.setattr(labeling.catalog, "tag_table", newer)
     shown = run("status", dataset.root).stdout
     assert "1 shards were begun" in shown and "older version: quality:" in shown and "does not know: smell" in shown
     assert "captions  8 alpha" in shown and "20260101T000000Z-curate: curate, local, 12.5 s" in shown

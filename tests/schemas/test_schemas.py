@@ -8,8 +8,8 @@ import pytest
 
 from schemas import ids
 from schemas.records import ClipRecord, Failure, KeyframeRecord, VideoRecord
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, SchemaVersionError, check_version, tag_table, to_arrow
-from schemas.tags import DIMENSIONS, TAGS, UnknownTagError, groups, tag
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, SchemaVersionError, check_version, tag_table, tags_of, to_arrow
+from schemas.tags import DIMENSIONS, SCAN_GROUPS, TAGS, WEIGHT_FREE, TagSpec, UnknownTagError, groups, tag
 
 
 def test_ids_follow_the_content():
@@ -68,14 +68,25 @@ def test_rows_that_do_not_fit_are_errors():
 
 
 def test_the_tag_registry_is_sound():
-    assert len(TAGS) >= 30
+    assert len(TAGS) >= 100
+    least = {"quality": 28, "aesthetics": 22, "naturalness": 22, "motion": 14}
+    for dimension, count in least.items():
+        assert sum(one.dimension == dimension and one.group in WEIGHT_FREE for one in TAGS) >= count, dimension
     assert len({one.name for one in TAGS}) == len(TAGS)
     for one in TAGS:
         assert one.dimension in DIMENSIONS
-        assert one.name.startswith(f"{one.dimension}_")
+        assert one.name.startswith(f"{one.dimension}_") or one.name == "suitability"
         assert one.method
         assert one.low is None or one.high is None or one.low < one.high
-    assert set(groups()) == set(DIMENSIONS)
+    assert set(groups()) > set(SCAN_GROUPS) == set(DIMENSIONS) - {"overall"}
+    assert set(WEIGHT_FREE) == {*SCAN_GROUPS, "keyframes", "scores"}
+
+
+def test_a_tag_table_describes_its_own_tags():
+    assert tags_of(tag_table("motion").schema) == tuple(one for one in TAGS if one.group == "motion")
+    own = (TagSpec("content_grass", "content", "float32", "share", 0, 1, "none", "a | b", version=3, needs="tags"),)
+    assert tags_of(tag_table("grass", own).schema) == own
+    assert tags_of(CLIPS.schema) == ()
 
 
 def test_an_unknown_tag_names_the_nearest():
