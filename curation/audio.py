@@ -121,7 +121,7 @@ class SoundMeter:
             self._flush()
         except (av.error.FFmpegError, ValueError):
             self.errors += 1
-        time_s = np.array(self._times)
+        time_s = np.array(self._times) - origin_s
         order = np.argsort(time_s, kind="stable")
         level, crossings, flatness = (np.array(part)[order] for part in (self._levels, self._crossings, self._flatness))
         voices = np.frombuffer(bytes(self._voices), np.uint8).astype(bool)

@@ -35,7 +35,7 @@ def measure(view: View) -> Layout:
     return Layout(
         bars=black_bars(view.luma, view.small.luma, 0 if view.is_full_range else 16),
         lettering=lettering.measure(view.middle),
-        mosaic=mosaic_share(view.strips),
+        mosaic=mosaic_share(view.strips[::2]),
         flat=flat_share(view.across),
         axis_edges=axis_edge_share(view.gradients),
         edges=edge_density(view.gradients),

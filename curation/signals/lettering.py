@@ -7,7 +7,7 @@ import numpy as np
 
 from curation.signals.planes import halve
 
-_STROKES = (192, 224, 224)  # Sobel response of a stroke's edges, in the picture and in its two halvings: small, medium and large letters
+_STROKES = (192, 224, 192)  # Sobel response of a stroke's edges, in the picture and in its two halvings: small, medium and large letters
 _DENSITY = 0.07  # share of such edges of each sign in a neighborhood the size of a few letters
 _GROUND = 0.15  # share of flat ground in a wider one
 _FLAT = 12  # levels

@@ -215,6 +215,12 @@ def flicker(footage: Footage, amount: float) -> Frames:
     return [cv2.convertScaleAbs(one, alpha=factor) for one, factor in zip(footage.core, factors, strict=True)]
 
 
+def light_goes(footage: Footage, amount: float) -> Frames:
+    """It gets darker from the first frame to the last."""
+    factors = np.linspace(1, 1 - amount, footage.length)
+    return [cv2.convertScaleAbs(one, alpha=factor) for one, factor in zip(footage.core, factors, strict=True)]
+
+
 def color_drift(footage: Footage, amount: float) -> Frames:
     """White balance that hunts: from warm to cold and back, once in two seconds."""
     turns = amount * np.sin(np.pi * np.arange(footage.length) / footage.fps)

@@ -202,6 +202,16 @@ def fisheye(picture: np.ndarray, strength: float) -> np.ndarray:
     return cv2.remap(picture, map_x, map_y, cv2.INTER_CUBIC)
 
 
+def fisheye_circle(picture: np.ndarray, radius: float) -> np.ndarray:
+    """The round picture of a circular fisheye lens on black: its radius as a share of half the height. Lines bend too."""
+    height, width = picture.shape[:2]
+    bent, mask = fisheye(picture, 0.5), np.zeros((height, width), np.uint8)
+    scale = max(1.0, height / width) * radius
+    matrix = np.array([[scale, 0, (1 - scale) * width / 2], [0, scale, (1 - scale) * height / 2]])
+    cv2.circle(mask, (width // 2, height // 2), round(radius * min(height, width) / 2), 1, -1, cv2.LINE_AA)
+    return cv2.warpAffine(bent, matrix, (width, height)) * mask[..., None]
+
+
 def shake(footage: Footage, amount: float) -> Frames:
     """A hand-held camera's jitter, RMS `amount` of the diagonal, on a picture enlarged to hide the borders."""
     height, width = footage.size

@@ -20,7 +20,6 @@ follow all their degradations with 0.9, or a figure of the other two tests is be
 import argparse
 import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -38,18 +37,15 @@ import numpy as np
 from scipy.stats import mannwhitneyu, spearmanr
 
 ROOT = Path(__file__).parents[2]
-CORPUS = Path(os.environ.get("REELMILL_CORPUS", ROOT.parent / "shared"))
 sys.path.insert(0, str(ROOT))
 
-from curation.frames import decode, open_media, rgb, video_stream  # noqa: E402
 from labeling.catalog import open_catalog  # noqa: E402
 from schemas.tags import TAGS, WEIGHT_FREE  # noqa: E402
-from tests.benchmarks import degrade as d  # noqa: E402
-from tests.benchmarks.camera_moves import MOVES, SECONDS, VIEW, film  # noqa: E402
+from tests.benchmarks.camera_moves import MOVES, SECONDS, VIEW, Move, film  # noqa: E402
+from tests.benchmarks.degraded_copies import CORPUS, ORIGINAL, copy_path, make_copies, numbered, read_frames  # noqa: E402
 from tests.benchmarks.validity_cases import CAMERA_CLIPS, CAMERA_STILLS, CASES, CLIPS, Case  # noqa: E402
 from tests.video import write_video  # noqa: E402
 
-CLIP_S, READ_S, MAX_SIDE = 2.5, 10.0, 480
 RHO, ENOUGH_TAGS, CAMERA_RIGHT = 0.9, 20, 0.95
 
 # Kinds of INDEX.tsv and the tags that tell them from "real", with the least area where one is promised.
@@ -60,75 +56,11 @@ KINDS = {
 }
 MARKS = {"screen/slides: naturalness_screen_recording": 0.95, "animation/CG: naturalness_cartoon": 0.8}
 
-ORIGINAL = d.Degradation("original", (0.0,))
+AXES = ("pan", "tilt", "zoom", "roll")
 NUMERIC = tuple(tag.name for tag in TAGS if tag.dtype != "string" and tag.group in WEIGHT_FREE)
 
 Key = tuple[str, str, int]  # clip, degradation, level; 0 is the original
 Values = dict[str, float | None]
-
-
-def read_footage(index: int) -> d.Footage:
-    """A piece of a clip of CLIPS, at most MAX_SIDE wide and high, what follows it, and its neighbor in the list for the other clip."""
-    name, start_s = CLIPS[index]
-    frames, fps = read_frames(name, start_s, READ_S)
-    other, _ = read_frames(*CLIPS[(index + 1) % len(CLIPS)], CLIP_S)
-    length = min(len(frames), round(CLIP_S * fps))
-    shown = np.minimum(np.arange(length), len(other) - 1)  # of a slower one, the last frame stands
-    return d.Footage(frames, length, fps, np.stack([_cover(other[i], *frames.shape[1:3]) for i in shown]))
-
-
-def read_frames(name: str, start_s: float, seconds: float, max_side: int = MAX_SIDE) -> tuple[np.ndarray, int]:
-    """Frames of a corpus clip, uint8 [T, H, W, 3], and its rate, rounded."""
-    frames: list[np.ndarray] = []
-    with open_media(str(CORPUS / "videos" / name)) as container:
-        stream = video_stream(container)
-        for one in decode(container, stream):
-            if one.time_s >= start_s + seconds:
-                break
-            if one.time_s >= start_s:
-                frames.append(_fitted(rgb(one.frame), max_side))
-        return np.stack(frames), round(float(stream.average_rate))
-
-
-def _fitted(image: np.ndarray, max_side: int) -> np.ndarray:
-    scale = min(1.0, max_side / max(image.shape[:2]))
-    height, width = (round(side * scale / 2) * 2 for side in image.shape[:2])
-    return image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _cover(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    scale = max(height / image.shape[0], width / image.shape[1])
-    big = cv2.resize(image, (round(image.shape[1] * scale), round(image.shape[0] * scale)), interpolation=cv2.INTER_AREA)
-    top, left = (big.shape[0] - height) // 2, (big.shape[1] - width) // 2
-    return big[top : top + height, left : left + width]
-
-
-def copy_path(cache: Path, clip: str, degradation: d.Degradation, level: int) -> Path:
-    return cache / clip / f"{degradation.name}-{level}-{degradation.digest}.mkv"
-
-
-def numbered(degradation: d.Degradation) -> list[tuple[int, float]]:
-    """Its levels with their numbers; the original is level 0."""
-    return list(enumerate(degradation.levels, 0 if degradation == ORIGINAL else 1))
-
-
-def make_copies(cache: Path, wanted: Sequence[str], index: int) -> None:
-    """All copies of one clip that are not there yet. `wanted`: names of degradations."""
-    cv2.setNumThreads(1)
-    name, _ = CLIPS[index]
-    ones = [ORIGINAL, *(case.degradation for case in CASES if case.degradation.name in wanted)]
-    todo = [(one, level, copy_path(cache, name, one, number)) for one in ones for number, level in numbered(one)]
-    todo = [part for part in todo if not part[2].exists()]
-    if not todo:
-        return
-    (cache / name).mkdir(parents=True, exist_ok=True)
-    footage = read_footage(index)
-    for one, level, path in todo:
-        frames = one.frames(footage, level)
-        unfinished = path.with_name(f"_{path.name}")
-        times_ms = one.times_ms(len(frames), footage.fps, level)
-        write_video(unfinished, frames, fps=footage.fps, options=one.encoder(level), times_ms=times_ms)
-        unfinished.replace(path)
 
 
 def curate(files: Iterable[Path | str], dataset: Path, workers: int, names: Sequence[str] = NUMERIC) -> dict[str, list[dict[str, Any]]]:
@@ -284,15 +216,15 @@ def print_values(cases: Sequence[Case], values: Mapping[Key, Values], clips: Seq
 # --- camera ------------------------------------------------------------------------------------------------------------------------
 
 
-def make_moves(folder: Path, number: int) -> list[tuple[str, str]]:
-    """All moves over one source, as (file, expected name); files that are there are kept."""
+def make_moves(folder: Path, number: int) -> list[tuple[str, Move]]:
+    """All moves over one source, with their files; those that are there are kept."""
     cv2.setNumThreads(1)
     name, start_s, is_still = (CAMERA_STILLS + CAMERA_CLIPS)[number]
     frames, fps, side = None, (24, 25, 30)[number % 3], 1280 if is_still else 3 * VIEW[1] // 2
     made = []
     for index, move in enumerate(MOVES):
         path = folder / f"{name}-{side}-{move.kind}-{sha256(repr((move, index, VIEW)).encode()).hexdigest()[:12]}.mkv"
-        made.append((str(path), move.kind))
+        made.append((str(path), move))
         if path.exists():
             continue
         if frames is None:
@@ -309,9 +241,10 @@ def test_camera(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     folder = args.cache / "camera"
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(args.workers) as pool:
-        truth = dict(sum(pool.map(partial(make_moves, folder), range(len(CAMERA_STILLS + CAMERA_CLIPS))), []))
-    rows = curate(truth, scratch / "camera", args.workers, ["motion_camera"])
-    said = {uri: max(clips, key=lambda clip: clip["duration_s"])["motion_camera"] or "null" for uri, clips in rows.items()}
+        moves = dict(sum(pool.map(partial(make_moves, folder), range(len(CAMERA_STILLS + CAMERA_CLIPS))), []))
+    rows = curate(moves, scratch / "camera", args.workers, ["motion_camera", *(f"motion_{axis}" for axis in AXES)])
+    longest = {uri: max(clips, key=lambda clip: clip["duration_s"]) for uri, clips in rows.items()}
+    truth, said = {uri: move.kind for uri, move in moves.items()}, {uri: clip["motion_camera"] or "null" for uri, clip in longest.items()}
     names = list(dict.fromkeys(truth.values()))
     others = sorted(set(said.values()) - set(names))
     counts = Counter((truth[uri], kind) for uri, kind in said.items())
@@ -321,11 +254,26 @@ def test_camera(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     for name in names:
         line = [counts[name, kind] for kind in names + others]
         print(f"| {name} | {' | '.join(str(count or '') for count in line)} | {counts[name, name] / max(sum(line), 1):.0%} |")
+    speeds = {axis: speed_of(axis, moves, longest) for axis in AXES}
+    print("\n| speed | rho with the truth | median measured/true |\n|---|---|---|")
+    for axis, (follows, ratio) in speeds.items():
+        print(f"| `motion_{axis}` | {follows:.3f} | {ratio:.3f} |")
     wrong = {uri: (truth[uri], kind) for uri, kind in sorted(said.items()) if kind != truth[uri]}
     if args.values:
         for uri, (made, kind) in wrong.items():
             print(f"  {Path(uri).name}: {made} called {kind}")
-    return {"right": right, "moves": len(truth), "wrong": wrong}
+    return {"right": right, "moves": len(truth), "wrong": wrong, "speeds": speeds}
+
+
+def speed_of(axis: str, moves: Mapping[str, Move], clips: Mapping[str, Mapping[str, Any]]) -> tuple[float, float]:
+    """Over moves along one axis by steady hands: Spearman's rho of measured and true speeds, and their median ratio."""
+    pairs = [
+        (getattr(move, axis), clips[uri][f"motion_{axis}"])
+        for uri, move in moves.items()
+        if getattr(move, axis) and not move.hand and uri in clips and clips[uri][f"motion_{axis}"] is not None
+    ]
+    true, measured = map(np.array, zip(*pairs, strict=True))
+    return float(spearmanr(true, measured).statistic), float(np.median(measured / true))
 
 
 # --- corpus ------------------------------------------------------------------------------------------------------------------------

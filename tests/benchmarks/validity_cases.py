@@ -83,6 +83,7 @@ def timed(levels: Sequence[float], function: Callable[[int, int, float], list[in
 
 # fmt: off
 CASES: tuple[Case, ...] = (
+    # Cases without a tag are there for the cross-talk: no tag says that it sees them.
     # detail
     picture((0.7, 1.2, 2, 3.5, 6), d.blur, quality_sharpness=-1, quality_edge_width=1, aesthetics_edge_density=-1,
             aesthetics_texture=-1, quality_naturalness_distance=1, quality_score=-1),
@@ -112,6 +113,7 @@ CASES: tuple[Case, ...] = (
     picture((0.2, 0.4, 0.6, 0.8, 0.95), d.light_ramp, aesthetics_lighting_evenness=-1),
     picture((0.15, 0.3, 0.5, 0.7, 0.9), d.vignette, aesthetics_vignetting=1),
     picture((0.15, 0.3, 0.5, 0.7, 0.9), d.backlight, aesthetics_backlight=1),
+    case((0.15, 0.3, 0.45, 0.6, 0.75), d.light_goes, naturalness_start_end_consistency=-1),
     case((0.02, 0.04, 0.08, 0.14, 0.22), d.flicker, quality_flicker=1),
     case((0.04, 0.08, 0.14, 0.2, 0.3), d.color_drift, aesthetics_color_stability=-1),
     # time
@@ -122,7 +124,7 @@ CASES: tuple[Case, ...] = (
     case((1.5, 2, 3, 4, 5), d.slow_blend, naturalness_slow_motion=1, motion_mean=-1),
     order((2, 3, 4, 5, 6), d.loop, naturalness_loop=1),
     order((2, 3, 4, 5, 6), d.boomerang, naturalness_loop=1, naturalness_reverse=1),
-    order((1,), d.backward, naturalness_reverse=1),
+    order((1,), d.backward),
     case((0.12, 0.25, 0.4, 0.6, 0.8), d.slideshow, naturalness_slideshow=1),
     order((3, 6, 12, 24, 48), d.jump_cut, quality_residual_cut=1),
     case((0.03, 0.06, 0.12, 0.2, 0.3), d.black_frames, quality_black_ratio=1),
@@ -146,9 +148,10 @@ CASES: tuple[Case, ...] = (
     picture((0.85, 0.7, 0.56, 0.45, 0.32), lay.side_fill, naturalness_side_fill=1),
     picture((0.015, 0.03, 0.05, 0.08, 0.12), lay.border, naturalness_border=1, naturalness_score=-1),
     case((0.15, 0.22, 0.3, 0.4, 0.5), lay.split_screen, naturalness_split_screen=1),
-    picture((1.5, 3, 5, 8, 12), lay.tilt, aesthetics_horizon_tilt=1),
-    picture((1,), lay.quarter_turn, naturalness_rotated=1),
-    picture((0.1, 0.25, 0.45, 0.7, 1), lay.fisheye, naturalness_fisheye=1),
+    picture((1.5, 3, 5, 8, 12), lay.tilt, aesthetics_horizon_tilt=1, naturalness_rotated=1),
+    picture((1,), lay.quarter_turn),
+    picture((0.1, 0.25, 0.45, 0.7, 1), lay.fisheye),
+    picture((0.92, 0.84, 0.76, 0.66, 0.55), lay.fisheye_circle, naturalness_fisheye=1),
     case((0.001, 0.002, 0.004, 0.007, 0.012), lay.shake, motion_shake=1, motion_steadiness=-1, motion_handheld=1,
          aesthetics_camera_smoothness=-1),
     case((0.15, 0.25, 0.4, 0.55, 0.7), lay.title_card, naturalness_title_card=1),
