@@ -12,6 +12,7 @@ from curation.shots import ClipSpan
 from curation.signals.flow import Flow
 from curation.signals.hashing import HashSequence, hash_sequence, inside_bars
 from curation.signals.layout import Bars
+from curation.signals.motion import global_shifts
 from schemas.ids import clip_id
 from schemas.records import ClipRecord, VideoRecord
 
@@ -66,6 +67,12 @@ class Clip:
             bottom=1 - (record.crop_y + record.crop_h) / record.height,
         )
         return hash_sequence(self.luma, self.time_s, record.end_s, region)
+
+    @cached_property
+    def shifts(self) -> np.ndarray:
+        """Camera motion from each frame to the next, x right and y down, in diagonals; NaN where it could not be told. [N - 1, 2]"""
+        width, height = self.record.width, self.record.height
+        return global_shifts(self.luma) * (width, height) / np.hypot(width, height)
 
     @property
     def flows(self) -> list[Flow]:

@@ -48,7 +48,7 @@ class ScanConfig:
     min_clip_s: float = 1.0  # shorter clips are marked, not dropped
     sample_interval_s: float = 1.0  # full-resolution measurements and keyframe candidates
     sample_interval_frames: int = 12  # but not more often than this, for low frame rates
-    flow_rate: float = 3.0  # pairs of frames a second in which motion is measured
+    flow_rate: float = 2.0  # pairs of frames a second in which motion is measured
     flow_interval_frames: int = 3  # but not more often than this
     flow_gap_s: float = 0.075  # least time between the two frames of a pair, as far as they are no more than five frames apart
     keyframe_side: int = 512  # longest side of a keyframe, in pixels

@@ -81,7 +81,7 @@ def full_profile(weights: Weights) -> tuple[list[str], list[str]]:
     if weights.embedder().model != DEFAULT_CLIP:
         del optional["clip_mlp"]  # it reads that model's embeddings only
     absent = [name for name, needed in optional.items() if not weights.allow_download and not models.find(*needed)]
-    lines = [f"{name} is left out: {optional[name][0]} is not there (get it from {optional[name][1]})" for name in absent]
+    lines = [f"{name} is left out: {optional[name][0]} is not there (get it from {optional[name][1]}, see --models)" for name in absent]
     return ["clip", "ocr", *(name for name in optional if name not in absent)], lines
 
 

@@ -148,9 +148,15 @@ def turned_share(slopes: Sequence[tuple[np.ndarray, np.ndarray]]) -> float | Non
     counts = np.zeros(90)
     for across, down in slopes:
         x, y = (plane[2:-2, 2:-2].astype(np.float32) for plane in (across, down))
-        size, angle = cv2.cartToPolar(x, y, angleInDegrees=True)
-        clear = size > CLEAR
-        counts += np.bincount(angle[clear].astype(np.int32) % 90, np.minimum(size[clear], 4 * CLEAR), 90)
+        squares = x * x + y * y
+        clear = squares > CLEAR**2
+        x, y, size = x[clear], y[clear], np.sqrt(squares[clear])
+        # Not cv2.cartToPolar, whose last bit depends on where in memory its input lies. Modulo a right angle, both are positive.
+        swapped = (x * y < 0) | (x == 0)
+        tangent = np.abs(np.where(swapped, x, y) / np.where(swapped, y, x))
+        # The slack takes a diagonal, whose 45 degrees may come out as just less, to the same side everywhere.
+        whole = (np.degrees(np.arctan(tangent)) + np.float32(1e-3)).astype(np.int32)
+        counts += np.bincount(whole, np.minimum(size, 4 * CLEAR), 90)
     if counts.sum() < _LEAST_EDGES:
         return None
     smooth = np.exp(-0.5 * (np.arange(-5, 6) / 1.5) ** 2)

@@ -23,7 +23,7 @@ def palette_entropy(lab: np.ndarray) -> float:
     """Entropy of the colors of a picture uint8 [h, w, 3] in Lab over 256 of them, 0-1."""
     counts = cv2.calcHist([lab], [0, 1, 2], None, _LAB_BINS, _LAB_RANGES).ravel().astype(np.float64)
     share = counts[counts > 0] / max(counts.sum(), 1)
-    return float(-(share @ np.log2(share))) / 8 + 0.0
+    return float(-(share * np.log2(share)).sum()) / 8 + 0.0
 
 
 # Sectors of Cohen-Or et al.'s templates as (center, width) in degrees; N, for gray pictures, needs none.
@@ -59,10 +59,11 @@ def hue_harmony(hue: np.ndarray, chroma: np.ndarray) -> float | None:
     spread hues, so that broad templates do not fit more easily. 1 less its root, which spreads the usual values.
     hue in half degrees, chroma: uint8 [h, w].
     """
-    if float(chroma.mean()) < _MIN_CHROMA:
+    counts = cv2.calcHist([hue, chroma], [0, 1], None, [_HUES, 256], [0, 180, 0, 256])
+    weights = (counts * np.arange(256, dtype=np.float32)).sum(axis=1, dtype=np.float64)
+    if float(weights.sum()) < _MIN_CHROMA * chroma.size:
         return None
-    weights = np.bincount(hue.ravel() // 2, chroma.ravel(), _HUES)
-    return max(0.0, 1 - float(np.sqrt((_DISTANCES @ weights).min() / weights.sum())))
+    return max(0.0, 1 - float(np.sqrt(np.einsum("th,h->t", _DISTANCES, weights).min() / weights.sum())))
 
 
 @lru_cache(maxsize=1)
@@ -82,9 +83,9 @@ def _names() -> np.ndarray:
 
 def color_shares(bgr: np.ndarray) -> np.ndarray:
     """Share of a picture uint8 [h, w, 3] that bears each name of COLORS. float64 [12]"""
-    blue, green, red = (channel.astype(np.int32) >> 3 for channel in cv2.split(bgr))
-    named = _names()[(blue * _SHADES + green) * _SHADES + red]
-    return np.bincount(named.ravel(), minlength=len(COLORS)) / named.size
+    blue, green, red = cv2.split(bgr >> 3)
+    named = _names()[(blue.astype(np.uint16) << 10) | (green.astype(np.uint16) << 5) | red]
+    return cv2.calcHist([named], [0], None, [len(COLORS)], [0, len(COLORS)]).ravel().astype(np.float64) / named.size
 
 
 def dominant_colors(shares: np.ndarray) -> tuple[str, ...]:

@@ -45,17 +45,24 @@ def spectral_residual(channel: np.ndarray) -> np.ndarray | None:
 
     Hou and Zhang, "Saliency detection: a spectral residual approach" (CVPR 2007), equations 5 to 8, without the last smoothing.
     """
-    deviation = float(channel.std())
-    if deviation < _FLAT:
+    centered = channel - channel.mean()
+    variance = float((centered * centered).mean())
+    if variance < _FLAT**2:
         return None
-    spectrum = cv2.dft(channel - channel.mean(), flags=cv2.DFT_COMPLEX_OUTPUT)
+    spectrum = cv2.dft(centered, flags=cv2.DFT_COMPLEX_OUTPUT)
     # Not cv2.magnitude, whose last bit depends on where in memory its input lies.
-    amplitude = np.hypot(spectrum[..., 0], spectrum[..., 1]) + np.float32(1e-2)
+    amplitude = np.sqrt(_energy(spectrum)) + np.float32(1e-2)
     log = cv2.log(amplitude)
     weight = cv2.exp(log - cv2.blur(log, (3, 3))) / amplitude  # the residual's amplitude in place of the picture's; phase as it is
     back = cv2.dft(spectrum * weight[..., None], flags=cv2.DFT_INVERSE | cv2.DFT_SCALE)
-    energy = np.square(back).sum(axis=2)
-    return energy * (deviation**2 / float(energy.sum()))
+    energy = _energy(back)
+    return energy * np.float32(variance / float(energy.sum()))
+
+
+def _energy(waves: np.ndarray) -> np.ndarray:
+    """Squared size of complex numbers [h, w, 2]: [h, w]."""
+    real, imaginary = waves[..., 0], waves[..., 1]
+    return np.asarray(real * real + imaginary * imaginary)
 
 
 def border_contrast(cells: np.ndarray) -> np.ndarray:
@@ -66,10 +73,22 @@ def border_contrast(cells: np.ndarray) -> np.ndarray:
     smooth = cv2.GaussianBlur(cells, (0, 0), 1.0)
     height, width = cells.shape[:2]
     rim = max(1, round(_BORDER * min(height, width)))
-    inside = np.zeros((height, width), bool)
-    inside[rim:-rim, rim:-rim] = True
-    border = smooth[~inside]
-    covariance = np.cov(border, rowvar=False) + _BORDER_NOISE * np.eye(3)
-    # Whitened by the Cholesky factor, the Mahalanobis distance is a plain length.
-    whiten = np.linalg.inv(np.linalg.cholesky(covariance)).astype(np.float32)
-    return np.sqrt(np.square((smooth - border.mean(axis=0)).reshape(-1, 3) @ whiten.T).sum(axis=1)).reshape(height, width)
+    sides = smooth[:rim], smooth[-rim:], smooth[rim:-rim, :rim], smooth[rim:-rim, -rim:]
+    border = np.ascontiguousarray(np.concatenate([side.reshape(-1, 3) for side in sides]).T, np.float64)
+    means = border.mean(axis=1)
+    border -= means[:, None]
+    covariance = (border[:, None] * border).sum(axis=2) / (border.shape[1] - 1) + _BORDER_NOISE * np.eye(3)
+    # Whitened by the Cholesky factor, the Mahalanobis distance is a plain length. By hand: that of a linear algebra library has
+    # other last bits on another machine.
+    factor = np.zeros((3, 3))
+    squares = np.zeros((height, width), np.float32)
+    white: list[np.ndarray] = []
+    for row, (plane, mean) in enumerate(zip(cv2.split(smooth), means, strict=True)):
+        rest = plane - np.float32(mean)
+        for column in range(row):
+            factor[row, column] = (covariance[row, column] - (factor[row] * factor[column]).sum()) / factor[column, column]
+            rest -= np.float32(factor[row, column]) * white[column]
+        factor[row, row] = np.sqrt(covariance[row, row] - np.square(factor[row]).sum())
+        white.append(rest / np.float32(factor[row, row]))
+        squares += white[row] * white[row]
+    return np.sqrt(squares)

@@ -4,7 +4,6 @@ import numpy as np
 
 from curation.clips import Clip
 from curation.signals.color import color_shift
-from curation.signals.motion import global_shifts
 from curation.signals.smoothness import camera_smoothness
 from curation.tags.summary import Values, mean
 from schemas.records import VideoRecord
@@ -15,8 +14,6 @@ _SHIFT_HALF = 4.0  # levels of chroma in half a second that count as 0.5
 def tags(clip: Clip, video: VideoRecord) -> Values:
     """Aesthetics tags of a clip by name."""
     measures = clip.measures
-    width, height = clip.record.width, clip.record.height
-    shifts = global_shifts(clip.luma) * (width, height) / np.hypot(width, height)
     shift = color_shift(clip.scan.features.chroma[clip.frames], clip.time_s)
     return {
         "aesthetics_colorfulness": mean(measures, lambda m: m.color.colorfulness),
@@ -26,5 +23,5 @@ def tags(clip: Clip, video: VideoRecord) -> Values:
         "aesthetics_luma_entropy": mean(measures, lambda m: m.quality.exposure.entropy),
         "aesthetics_edge_density": mean(measures, lambda m: m.layout.edges),
         "aesthetics_color_stability": None if shift is None else _SHIFT_HALF / (_SHIFT_HALF + shift),
-        "aesthetics_camera_smoothness": camera_smoothness(shifts, np.diff(clip.time_s)),
+        "aesthetics_camera_smoothness": camera_smoothness(clip.shifts, np.diff(clip.time_s)),
     }

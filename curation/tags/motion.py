@@ -3,7 +3,7 @@
 import numpy as np
 
 from curation.clips import Clip
-from curation.signals.motion import acceleration, classify_camera, consistency, global_shifts, jitter, level, steadiness, sway
+from curation.signals.motion import acceleration, classify_camera, consistency, jitter, level, steadiness, sway
 from curation.tags.summary import Values
 from schemas.records import VideoRecord
 
@@ -13,9 +13,7 @@ def tags(clip: Clip, video: VideoRecord) -> Values:
     flows = clip.flows
     if not flows:
         return {}
-    diagonal = np.hypot(clip.record.width, clip.record.height)
-    shifts = global_shifts(clip.luma) * (clip.record.width, clip.record.height) / diagonal
-    shake = jitter(shifts, np.diff(clip.time_s))
+    shake = jitter(clip.shifts, np.diff(clip.time_s))
     rates = np.array([(flow.pan, flow.tilt, flow.zoom, flow.roll) for flow in flows])
     camera = classify_camera(rates, shake)
     speed = np.array([flow.mean for flow in flows])

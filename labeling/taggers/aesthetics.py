@@ -69,4 +69,4 @@ def _picture(still: StillView) -> dict[str, float | None]:
 
 def _mean(values: Sequence[float | None]) -> float | None:
     known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else None
+    return sum(known) / len(known) if known else None

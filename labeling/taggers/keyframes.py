@@ -6,6 +6,8 @@ The arithmetic is in curation/signals/; the modules beside this one bring the pi
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
+
 from curation.signals.still import StillView
 from labeling.tagger import ClipView, active_picture
 from labeling.taggers import aesthetics, content, quality
@@ -26,6 +28,7 @@ class KeyframeTagger:
     embedder: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
+        cv2.setNumThreads(1)  # the pictures are too small to share
         return lambda clips: (_clip_tags(clip) for clip in clips)
 
 

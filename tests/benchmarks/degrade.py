@@ -215,10 +215,9 @@ def flicker(footage: Footage, amount: float) -> Frames:
     return [cv2.convertScaleAbs(one, alpha=factor) for one, factor in zip(footage.core, factors, strict=True)]
 
 
-def light_goes(footage: Footage, amount: float) -> Frames:
-    """It gets darker from the first frame to the last."""
-    factors = np.linspace(1, 1 - amount, footage.length)
-    return [cv2.convertScaleAbs(one, alpha=factor) for one, factor in zip(footage.core, factors, strict=True)]
+def color_goes(footage: Footage, amount: float) -> Frames:
+    """Colors get warmer from the first frame to the last, as where one generated clip was continued by the next."""
+    return [warmth(one, amount * i / (footage.length - 1)) for i, one in enumerate(footage.core)]
 
 
 def color_drift(footage: Footage, amount: float) -> Frames:
@@ -241,8 +240,9 @@ def repeat_every(length: int, every: float) -> np.ndarray:
     return np.arange(length) * int(every) // (int(every) + 1)
 
 
-def speed_up(length: int, factor: float) -> np.ndarray:
-    return np.floor(np.arange(length) * factor).astype(int)
+def speed_up(footage: Footage, factor: float) -> Frames:
+    """All footage there is, faster: the same scene in less time."""
+    return footage.frames[np.arange(0, len(footage.frames) - 0.5, factor).astype(int)]
 
 
 def slow_repeat(length: int, factor: float) -> np.ndarray:

@@ -212,6 +212,17 @@ def fisheye_circle(picture: np.ndarray, radius: float) -> np.ndarray:
     return cv2.warpAffine(bent, matrix, (width, height)) * mask[..., None]
 
 
+def wander(footage: Footage, share: float) -> Frames:
+    """A view of half the width goes from left to right, by a share of the way there is: it ends in another place than it began."""
+    height, width = footage.size
+    out, last = [], footage.length - 1
+    for i, one in enumerate(footage.core):
+        left = width / 4 + (i / last - 0.5) * share * width / 2
+        matrix = np.array([[2.0, 0, -2 * left], [0, 2.0, -height / 2]])
+        out.append(cv2.warpAffine(one, matrix, (width, height), flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REPLICATE))
+    return out
+
+
 def shake(footage: Footage, amount: float) -> Frames:
     """A hand-held camera's jitter, RMS `amount` of the diagonal, on a picture enlarged to hide the borders."""
     height, width = footage.size

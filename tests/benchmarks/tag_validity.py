@@ -56,8 +56,12 @@ KINDS = {
 }
 MARKS = {"screen/slides: naturalness_screen_recording": 0.95, "animation/CG: naturalness_cartoon": 0.8}
 
+# Facts of the lossless copy, not of the picture: left out of the cross-talk.
+ENCODING = {"quality_bit_rate", "quality_bits_per_pixel", "quality_keyframe_interval"}
 AXES = ("pan", "tilt", "zoom", "roll")
 NUMERIC = tuple(tag.name for tag in TAGS if tag.dtype != "string" and tag.group in WEIGHT_FREE)
+
+WHOLE = "is one whole clip"  # beside the tags of a copy
 
 Key = tuple[str, str, int]  # clip, degradation, level; 0 is the original
 Values = dict[str, float | None]
@@ -81,18 +85,19 @@ def curate(files: Iterable[Path | str], dataset: Path, workers: int, names: Sequ
 
 
 def read_rows(dataset: Path, names: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
-    """Clips of each source of a dataset: `duration_s` and the columns `names`."""
+    """Clips of each source of a dataset: `duration_s`, `video_duration_s` and the columns `names`."""
     catalog = open_catalog(str(dataset))
     there = [name for name in names if name in catalog.columns]
     rows: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in catalog.connection.sql(catalog.select([*there, "duration_s"])).to_arrow_table().to_pylist():
+    for row in catalog.connection.sql(catalog.select([*there, "duration_s", "video_duration_s"])).to_arrow_table().to_pylist():
         rows[row["uri"]].append(row)
     return rows
 
 
 def mean_over_clips(clips: Sequence[Mapping[str, Any]]) -> Values:
     """Numeric tags of a source: means over its clips, weighted by duration."""
-    return {name: _mean([(clip[name], clip["duration_s"]) for clip in clips if clip.get(name) is not None]) for name in NUMERIC}
+    means = {name: _mean([(clip[name], clip["duration_s"]) for clip in clips if clip.get(name) is not None]) for name in NUMERIC}
+    return means | {WHOLE: float(len(clips) == 1 and clips[0]["duration_s"] > 0.97 * clips[0]["video_duration_s"])}
 
 
 def _mean(weighted: Sequence[tuple[float, float]]) -> float | None:
@@ -129,7 +134,7 @@ def rho(values: Sequence[float | None]) -> float | None:
     if len(known) < min(4, len(values)):
         return None
     levels, found = zip(*known, strict=True)
-    return float(spearmanr(levels, found).statistic) if len(set(found)) > 1 else 0.0
+    return round(float(spearmanr(levels, found).statistic), 9) if len(set(found)) > 1 else 0.0
 
 
 def follow(case: Case, values: Mapping[Key, Values], clips: Sequence[str]) -> list[Follows]:
@@ -148,13 +153,14 @@ def series_of(values: Mapping[Key, Values], clip: str, case: Case, tag: str) -> 
     """A tag's values, from the original or the first level on."""
     keys = [(clip, case.degradation.name, number) for number, _ in numbered(case.degradation)]
     keys = [(clip, ORIGINAL.name, 0), *keys] if case.from_original else keys
-    return [values.get(key, {}).get(tag) for key in keys]
+    rows = [values.get(key, {}) for key in keys]
+    return [row.get(tag) if row.get(WHOLE) or not case.unnoticed else None for row in rows]
 
 
 def cross_talk(case: Case, values: Mapping[Key, Values], clips: Sequence[str], spread: Mapping[str, float]) -> list[tuple[str, float]]:
     """Tags that move most at the strongest level beside those meant to: median over clips, in spreads. Largest first."""
     moves = []
-    for tag in sorted(set(spread) - set(case.moves)):
+    for tag in sorted(set(spread) - set(case.moves) - ENCODING):
         ends = [series[:: len(series) - 1] for clip in clips if (series := series_of(values, clip, case, tag))]
         shifts = [last - first for first, last in ends if first is not None and last is not None]
         if shifts:

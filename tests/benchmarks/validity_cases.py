@@ -1,7 +1,7 @@
 """What tag_validity.py measures: the clips, their degradations, and the tags that each should move."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Case:
     degradation: d.Degradation
     moves: Mapping[str, int] = field(default_factory=dict)
     from_original: bool = True  # whether the original is level 0; else the levels are compared with each other alone
+    unnoticed: bool = False  # only levels count at which the copy stayed one whole clip: else what was done to it has been cut away
 
 
 def case(levels: Sequence[float], frames: Change, name: str = "", from_original: bool = True, /, **moves: int) -> Case:
@@ -81,6 +82,10 @@ def timed(levels: Sequence[float], function: Callable[[int, int, float], list[in
     return Case(d.Degradation(function.__name__, tuple(levels), times_ms=function), moves)
 
 
+def unnoticed(one: Case) -> Case:
+    return replace(one, unnoticed=True)
+
+
 # fmt: off
 CASES: tuple[Case, ...] = (
     # Cases without a tag are there for the cross-talk: no tag says that it sees them.
@@ -100,7 +105,7 @@ CASES: tuple[Case, ...] = (
     case((1, 2, 3, 4, 6), d.interlace, quality_combing=1),
     # light and color
     picture((1.2, 1.5, 2, 2.8, 4), d.gain, "overexposure", quality_overexposed=1, quality_exposure=1),
-    picture((0.8, 0.6, 0.4, 0.25, 0.12), d.gain, "underexposure", quality_underexposed=1, quality_exposure=-1),
+    picture((0.8, 0.6, 0.4, 0.25, 0.12), d.gain, "underexposure", quality_underexposed=1, quality_exposure=-1, content_daylight=-1),
     picture((0.8, 0.6, 0.45, 0.3, 0.15), d.contrast, "low_contrast", quality_contrast=-1, quality_dynamic_range=-1,
             aesthetics_luma_entropy=-1, aesthetics_contrast_local=-1),
     picture((0.8, 0.6, 0.4, 0.2, 0), d.saturation, "desaturation", aesthetics_saturation=-1, aesthetics_colorfulness=-1,
@@ -113,20 +118,20 @@ CASES: tuple[Case, ...] = (
     picture((0.2, 0.4, 0.6, 0.8, 0.95), d.light_ramp, aesthetics_lighting_evenness=-1),
     picture((0.15, 0.3, 0.5, 0.7, 0.9), d.vignette, aesthetics_vignetting=1),
     picture((0.15, 0.3, 0.5, 0.7, 0.9), d.backlight, aesthetics_backlight=1),
-    case((0.15, 0.3, 0.45, 0.6, 0.75), d.light_goes, naturalness_start_end_consistency=-1),
     case((0.02, 0.04, 0.08, 0.14, 0.22), d.flicker, quality_flicker=1),
     case((0.04, 0.08, 0.14, 0.2, 0.3), d.color_drift, aesthetics_color_stability=-1),
+    unnoticed(case((0.08, 0.16, 0.26, 0.38, 0.5), d.color_goes, naturalness_start_end_consistency=-1)),
     # time
     order((0.25, 0.4, 0.55, 0.7, 0.85), d.freeze, quality_frozen_ratio=1, motion_mean=-1),
     order((12, 6, 4, 2, 1), d.repeat_every, quality_duplicate_ratio=1),
-    order((1.5, 2, 2.5, 3, 4), d.speed_up, naturalness_speed_up=1, motion_mean=1, motion_p95=1, motion_peak=1, motion_level=1),
+    case((1, 1.5, 2, 3, 4), d.speed_up, "", False, naturalness_speed_up=1, motion_mean=1, motion_p95=1, motion_peak=1),
     order((1.5, 2, 3, 4, 5), d.slow_repeat, quality_duplicate_ratio=1, naturalness_slow_motion=1),
     case((1.5, 2, 3, 4, 5), d.slow_blend, naturalness_slow_motion=1, motion_mean=-1),
     order((2, 3, 4, 5, 6), d.loop, naturalness_loop=1),
     order((2, 3, 4, 5, 6), d.boomerang, naturalness_loop=1, naturalness_reverse=1),
     order((1,), d.backward),
     case((0.12, 0.25, 0.4, 0.6, 0.8), d.slideshow, naturalness_slideshow=1),
-    order((3, 6, 12, 24, 48), d.jump_cut, quality_residual_cut=1),
+    unnoticed(order((2, 4, 7, 11, 16), d.jump_cut, quality_residual_cut=1)),
     case((0.03, 0.06, 0.12, 0.2, 0.3), d.black_frames, quality_black_ratio=1),
     case((0.03, 0.06, 0.12, 0.2, 0.3), d.white_frames, quality_white_ratio=1),
     timed((0.1, 0.2, 0.3, 0.4, 0.48), d.uneven_times, naturalness_jitter=1),
@@ -148,13 +153,15 @@ CASES: tuple[Case, ...] = (
     picture((0.85, 0.7, 0.56, 0.45, 0.32), lay.side_fill, naturalness_side_fill=1),
     picture((0.015, 0.03, 0.05, 0.08, 0.12), lay.border, naturalness_border=1, naturalness_score=-1),
     case((0.15, 0.22, 0.3, 0.4, 0.5), lay.split_screen, naturalness_split_screen=1),
-    picture((1.5, 3, 5, 8, 12), lay.tilt, aesthetics_horizon_tilt=1, naturalness_rotated=1),
+    picture((1.5, 3, 5, 8, 12), lay.tilt, aesthetics_horizon_tilt=1),
+    picture((4, 6, 8, 10, 13), lay.tilt, "rotated", naturalness_rotated=1),
     picture((1,), lay.quarter_turn),
     picture((0.1, 0.25, 0.45, 0.7, 1), lay.fisheye),
-    picture((0.92, 0.84, 0.76, 0.66, 0.55), lay.fisheye_circle, naturalness_fisheye=1),
+    picture((0.92,), lay.fisheye_circle, naturalness_fisheye=1),
+    case((0.1, 0.25, 0.45, 0.7, 1), lay.wander, "", False, motion_pan=1),
     case((0.001, 0.002, 0.004, 0.007, 0.012), lay.shake, motion_shake=1, motion_steadiness=-1, motion_handheld=1,
          aesthetics_camera_smoothness=-1),
     case((0.15, 0.25, 0.4, 0.55, 0.7), lay.title_card, naturalness_title_card=1),
-    case((0.15, 0.25, 0.4, 0.55, 0.75), lay.transition_residue, naturalness_transition_residue=1),
+    unnoticed(case((0.08, 0.15, 0.22, 0.3, 0.4), lay.transition_residue, naturalness_transition_residue=1)),
 )
 # fmt: on

