@@ -30,8 +30,10 @@ def tags(stills: Sequence[StillView]) -> dict[str, object]:
     """Aesthetics tags of the pictures of a clip by name."""
     pictures = [_picture(still) for still in stills]
     values: dict[str, float | None] = {name: _mean([picture[name] for picture in pictures]) for name in pictures[0]}
-    tilts = [tilt for tilt in (composition.horizon_tilt(still.small_luma) for still in stills) if tilt is not None]
-    values["aesthetics_horizon_tilt"] = float(np.median(tilts)) if tilts else None
+    # The dearest measurement, and one that a camera seldom changes: the first picture from the middle on that has a horizon tells it.
+    from_middle = sorted(range(len(stills)), key=lambda index: abs(2 * index - len(stills) + 1))
+    tilts = (composition.horizon_tilt(stills[index].small_luma) for index in from_middle)
+    values["aesthetics_horizon_tilt"] = next((tilt for tilt in tilts if tilt is not None), None)
     return {**values, "aesthetics_proxy": proxy(values)}
 
 
