@@ -2,8 +2,8 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from curation.clips import cut_out
@@ -12,7 +12,7 @@ from curation.rows import tag_rows, video_record
 from curation.scan import Scan, ScanConfig
 from curation.shots import ClipSpan
 from curation.sources import Found, Source, identify
-from curation.stage import ScanStage
+from curation.stage import ScanStage, TagReport
 from curation.storage import Dataset
 from schemas.ids import clip_id
 from schemas.records import RETRYABLE, Failure, FailureCode, Row, TagRecord
@@ -32,17 +32,6 @@ class RescanJob:
     num_clips: int
 
 
-@dataclass(frozen=True)
-class RescanReport:
-    """What came of a job. Where any of a shard's videos could not be scanned, its groups stay as they were."""
-
-    shard_id: str
-    groups: tuple[str, ...]
-    clips: int
-    seconds: float
-    failures: Mapping[str, int] = field(default_factory=dict)
-
-
 def pending_rescans(dataset: Dataset, groups: Sequence[str], stage: ScanStage, force: bool) -> list[RescanJob]:
     """Shards that lack one of these scan groups or have it of an older version. Raises SchemaVersionError."""
     jobs = []
@@ -54,8 +43,11 @@ def pending_rescans(dataset: Dataset, groups: Sequence[str], stage: ScanStage, f
     return jobs
 
 
-def run_rescan(job: RescanJob) -> RescanReport:
-    """Decode a shard's videos again and write the groups, without touching any other table."""
+def run_rescan(job: RescanJob) -> TagReport:
+    """Decode a shard's videos again and write the groups, without touching any other table.
+
+    Where any of the videos cannot be scanned, the groups stay as they were.
+    """
     began = time.monotonic()
     dataset, worker = Dataset(job.dataset), own_worker("curation.rescan")
     spans: dict[str, list[ClipSpan]] = {}
@@ -86,7 +78,7 @@ def run_rescan(job: RescanJob) -> RescanReport:
             rows_of_group = ({"clip_id": row.clip_id, **row.values} for row in found if row.group == group)
             dataset.write_part(tag_table(group), job.shard, to_arrow(tag_table(group), rows_of_group))
     dataset.replace_failures(job.shard, STAGE, failures)
-    return RescanReport(job.shard, job.groups, job.num_clips, time.monotonic() - began, Counter(row.code for row in failures))
+    return TagReport(job.shard, job.groups, job.num_clips, time.monotonic() - began, Counter(row.code for row in failures))
 
 
 def measure_again(scan: Scan, source: Source, config: ScanConfig, spans: Sequence[ClipSpan], groups: Sequence[str]) -> Iterator[TagRecord]:

@@ -63,6 +63,17 @@ class ShardReport:
     failures: dict[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class TagReport:
+    """What came of measuring tag groups on a shard."""
+
+    shard_id: str
+    groups: tuple[str, ...]
+    clips: int
+    seconds: float
+    failures: dict[str, int] = field(default_factory=dict)
+
+
 Make = Callable[[Scan, Source, ScanConfig], Iterable[Row]]
 """From a scan to rows; picklable, for it runs in the decoder's process."""
 

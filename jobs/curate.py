@@ -60,12 +60,13 @@ def curate(
       reelmill curate 'raw/**/*.mp4' s3://bucket/reels --out dataset --engine dask --workers 16
       reelmill curate list.csv --out dataset --retry-failed
     """
-    weights, groups = Weights(models, allow_download, clip_model, device), list(WEIGHT_FREE)
+    weights, groups, left_out = Weights(models, allow_download, clip_model, device), list(WEIGHT_FREE), list[str]()
     if profile is Profile.FULL:
         more, left_out = full_profile(weights)
         groups += more
-        for line in left_out:
-            say(line)
+    taggers = taggers_of(groups, weights)
+    for line in left_out:
+        say(line)
     from curation.plan import Ledger, plan
     from curation.scan import ScanConfig
     from curation.shots import ShotConfig
@@ -84,7 +85,6 @@ def curate(
         detector.load()  # says at once what is wrong with the file
     cores = available_cores()
     scanners = workers or cores
-    taggers = taggers_of(groups, weights)
     dataset = Dataset(out)
     listing = find(sources)
     dataset.create()

@@ -9,9 +9,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from curation.rescan import RescanReport
-from curation.stage import ShardReport
-from labeling.tagging import TagReport
+from curation.stage import ShardReport, TagReport
 
 _PACKAGES = ("reelmill", "av", "opencv-python-headless", "scenedetect", "numpy", "pyarrow")
 
@@ -47,7 +45,7 @@ def scan_totals(reports: Sequence[ShardReport]) -> dict[str, Any]:
     }
 
 
-def tag_totals(reports: Sequence[TagReport | RescanReport]) -> dict[str, Any]:
+def tag_totals(reports: Sequence[TagReport]) -> dict[str, Any]:
     """What the shards of a tagging run come to."""
     return {
         "tagged_shards": len({report.shard_id for report in reports}),
@@ -57,6 +55,6 @@ def tag_totals(reports: Sequence[TagReport | RescanReport]) -> dict[str, Any]:
     }
 
 
-def total_failures(reports: Iterable[ShardReport | TagReport | RescanReport]) -> dict[str, int]:
+def total_failures(reports: Iterable[ShardReport | TagReport]) -> dict[str, int]:
     """Failures by code."""
     return dict(sorted(sum((Counter(report.failures) for report in reports), Counter()).items()))

@@ -14,10 +14,9 @@ from jobs.taggers import Device, GroupError, Profile, Weights, check_groups, ful
 from schemas.tags import SCAN_GROUPS, WEIGHT_FREE, groups
 
 if TYPE_CHECKING:
-    from curation.rescan import RescanReport
+    from curation.stage import TagReport
     from curation.storage import Dataset
     from labeling.tagger import Tagger
-    from labeling.tagging import TagReport
 
 FAILURES_RECORDED = 3
 MODELS_HELP = "Folder with weights of models; README lists the files."
@@ -67,14 +66,14 @@ def tag(
             names += more
     elif profile is Profile.FULL:
         raise GroupError("--profile full already says which groups: leave --group and --tagger out")
-    for line in left_out:
-        say(line)
     from jobs.engines import engine_for
     from jobs.runs import RunRecorder, tag_totals, total_failures
     from labeling.catalog import open_dataset
 
     there = open_dataset(dataset)
     taggers = [*taggers_of(names, weights), *own]
+    for line in left_out:
+        say(line)
     with there.lock():
         settings = {"timeout_s": timeout_s, "models": models or "", "clip_model": clip_model or ""}
         recorder = RunRecorder("tag", groups=[*names, *(one.group for one in own)], engine=engine, workers=workers, **settings)
@@ -104,7 +103,7 @@ def measure(
     workers: int | None,
     limit_s: float,
     force: bool = False,
-) -> "list[TagReport | RescanReport]":
+) -> "list[TagReport]":
     """Do what is pending of these groups: those of the scan, which need the videos, then the weight-free ones, then models.
 
     `engine_of` gives the engine with so many workers. Models run in one, since each uses all cores or the GPU.

@@ -9,7 +9,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from curation.isolate import Crashed, Expired, own_worker, report
+from curation.stage import TagReport
 from curation.storage import Dataset
 from labeling.tagger import ClipView, Embedder, Keyframe, Tagger, TaggerError, active_picture
 from schemas.records import Failure, FailureCode
@@ -36,17 +37,6 @@ class TagJob:
     taggers: tuple[Tagger, ...]
     num_clips: int
     limit_s: float
-
-
-@dataclass(frozen=True)
-class TagReport:
-    """What came of a job."""
-
-    shard_id: str
-    groups: tuple[str, ...]
-    clips: int
-    seconds: float
-    failures: Mapping[str, int] = field(default_factory=dict)
 
 
 def table_of(tagger: Tagger) -> TableSpec:
