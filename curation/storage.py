@@ -169,6 +169,11 @@ class Dataset:
         if failures or kept.num_rows < table.num_rows:
             self.write_part(FAILURES, shard, pa.concat_tables([kept, to_arrow(FAILURES, map(asdict, failures))]))
 
+    def digest_part(self, spec: TableSpec, shard: str) -> str | None:
+        """SHA-256 of a shard's file of a table; None where there is no such file."""
+        path = self.path(spec.path, f"{_PART}{shard}{_SUFFIX}")
+        return sha256(self._storage[0].cat_file(path)).hexdigest() if self._storage[0].exists(path) else None
+
     def write_shard(self, shard: str, tables: Sequence[tuple[TableSpec, Iterable[Mapping[str, Any]]]]) -> None:
         """Write one file per table, each atomically and in the order given, which must end with videos: the commit."""
         for spec, rows in tables:

@@ -37,6 +37,7 @@ class Weights:
     allow_download: bool = False
     clip_model: str | None = None
     device: Device = Device.AUTO
+    captioner: str | None = None
 
     def find_models(self) -> "Models":
         from labeling.weights import Models
@@ -109,6 +110,14 @@ def _clip_mlp(weights: Weights) -> "Tagger":
     return ImprovedAestheticTagger.of(weights.embedder())
 
 
+def _clip_captions(weights: Weights) -> "Tagger":
+    from labeling.taggers.clip import CaptionTagger
+
+    if weights.captioner is None:
+        raise GroupError("the group clip_captions needs captions: run `reelmill caption`, or choose whose with --captioner")
+    return CaptionTagger.of(weights.embedder(), weights.captioner)
+
+
 def _ocr(weights: Weights) -> "Tagger":
     from labeling.taggers.ocr import OcrTagger
 
@@ -127,7 +136,16 @@ def _nsfw(weights: Weights) -> "Tagger":
     return NsfwTagger(weights.find_models())
 
 
-_MAKERS = {"keyframes": _keyframes, "scores": _scores, "clip": _clip, "clip_mlp": _clip_mlp, "ocr": _ocr, "faces": _faces, "nsfw": _nsfw}
+_MAKERS = {
+    "keyframes": _keyframes,
+    "scores": _scores,
+    "clip": _clip,
+    "clip_mlp": _clip_mlp,
+    "clip_captions": _clip_captions,
+    "ocr": _ocr,
+    "faces": _faces,
+    "nsfw": _nsfw,
+}
 
 
 def plugins(paths: Sequence[str]) -> list["Tagger"]:

@@ -24,6 +24,7 @@ _NEEDS = {
     "tags": "other tags",
     "clip": "CLIP embeddings of keyframes",
     "clip_mlp": "CLIP embeddings of keyframes",
+    "clip_captions": "CLIP embeddings and captions",
     "ocr": "stored keyframes, read by RapidOCR",
     "faces": "stored keyframes, seen by YuNet",
     "nsfw": "stored keyframes, seen by OpenNSFW",

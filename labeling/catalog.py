@@ -96,7 +96,7 @@ def open_catalog(root: str, captioner: str | None = None, limits: Limits | None 
     Raises DatasetError where there is no dataset or no such captioner, SchemaVersionError where a newer Reelmill wrote it.
     """
     dataset = open_dataset(root)
-    captioner = _choose_captioner(dataset, captioner)
+    captioner = choose_captioner(dataset, captioner)
     # Clips first: what another process commits meanwhile is then in the later tables only, and joins to nothing.
     tables = {"c": CLIPS, "v": VIDEOS, **{f"tags_{group}": spec for group, spec in tag_tables(dataset).items()}}
     if captioner:
@@ -172,7 +172,8 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def _choose_captioner(dataset: Dataset, name: str | None) -> str | None:
+def choose_captioner(dataset: Dataset, name: str | None) -> str | None:
+    """The captioner of that name, by default the only one there is. Raises DatasetError where there is none of that name."""
     there = dataset.captioners()
     if name is not None and name not in there:
         raise DatasetError(f"{dataset.root} has no captions by {name!r}; it has captions by {', '.join(there) or 'no one'}")

@@ -27,6 +27,7 @@ class PluginTagger:
     tags: tuple[TagSpec, ...]
     reads: tuple[str, ...]
     embedder: None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         measure = _module(self.path, self.text).measure

@@ -136,6 +136,7 @@ class ScoreTagger:
     tags: tuple[TagSpec, ...] = tuple(spec for spec in TAGS if spec.group == "scores")
     reads: tuple[str, ...] = tuple(dict.fromkeys(term.tag for terms in SCORES.values() for term in terms if term.tag not in SCORES))
     embedder: None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         return lambda clips: (scores(clip.tags) for clip in clips)

@@ -39,6 +39,7 @@ class ClipView:
     video: Mapping[str, Any]  # its source's row of videos/
     keyframes: tuple[Keyframe, ...]  # in time order
     tags: Mapping[str, Any] = field(default_factory=dict)  # the tags that the tagger `reads`, those not measured left out
+    caption: str | None = None  # caption_short of the tagger's `captioner`
     embeddings: np.ndarray | None = None  # float32 [number of keyframes, D], unit length, of the tagger's `embedder`
 
     @property
@@ -75,6 +76,7 @@ class Tagger(Protocol):
     tags: tuple[TagSpec, ...]  # its columns
     reads: tuple[str, ...]  # tags of other groups that it computes from
     embedder: Embedder | None  # whose embeddings it computes from
+    captioner: str | None  # whose captions it computes from
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         """Load what is needed, in the worker, and return what maps a batch of clips to a mapping each, tag name -> value.

@@ -19,6 +19,7 @@ import pyarrow as pa
 from curation.isolate import Crashed, Expired, own_worker, report
 from curation.stage import TagReport
 from curation.storage import Dataset
+from labeling.catalog import caption_table
 from labeling.tagger import ClipView, Embedder, Keyframe, Tagger, TaggerError, active_picture
 from schemas.records import Failure, FailureCode
 from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, embedding_table, made_from, tag_table, to_arrow, written_version
@@ -105,6 +106,8 @@ def made_from_what(dataset: Dataset, shard: str, tagger: Tagger) -> str:
     for group in sorted(_groups_read(tagger)):
         schema = dataset.part_schema(tag_table(group), shard)
         versions[group] = written_version(schema) if schema else None
+    if tagger.captioner:
+        versions["captions"] = f"{tagger.captioner} {dataset.digest_part(caption_table(tagger.captioner), shard)}"
     return json.dumps(versions, sort_keys=True) if versions else ""
 
 
@@ -229,6 +232,7 @@ def _clips(job: TagJob, tagger: Tagger | None) -> Iterator[ClipView]:
     dataset = Dataset(job.dataset)
     videos = {row["video_id"]: row for row in dataset.read_part(VIDEOS, job.shard).to_pylist()}
     tags = _tags_read(dataset, job.shard, tagger) if tagger else {}
+    captions = _captions(dataset, job.shard, tagger.captioner) if tagger and tagger.captioner else {}
     embeddings = _embeddings(dataset, job.shard, tagger.embedder) if tagger and tagger.embedder else {}
     pictures = itertools.groupby(dataset.stream_part(KEYFRAMES, job.shard, _KEYFRAMES_READ), lambda row: row["clip_id"])
     coming = next(pictures, None)  # keyframes lie in the order of clips; a clip may have none
@@ -237,7 +241,8 @@ def _clips(job: TagJob, tagger: Tagger | None) -> Iterator[ClipView]:
         if coming and coming[0] == clip["clip_id"]:
             keyframes = tuple(Keyframe(row["time_s"], row["frame"], row["jpeg"]) for row in coming[1])
             coming = next(pictures, None)
-        yield ClipView(clip, videos[clip["video_id"]], keyframes, tags.get(clip["clip_id"], {}), embeddings.get(clip["clip_id"]))
+        name, video = clip["clip_id"], videos[clip["video_id"]]
+        yield ClipView(clip, video, keyframes, tags.get(name, {}), captions.get(name), embeddings.get(name))
 
 
 def _tags_read(dataset: Dataset, shard: str, tagger: Tagger) -> dict[str, dict[str, Any]]:
@@ -251,6 +256,15 @@ def _tags_read(dataset: Dataset, shard: str, tagger: Tagger) -> dict[str, dict[s
         for row in dataset.read_part(spec, shard, ["clip_id", *names]).to_pylist():
             found.setdefault(row.pop("clip_id"), {}).update({name: value for name, value in row.items() if value is not None})
     return found
+
+
+def _captions(dataset: Dataset, shard: str, captioner: str) -> dict[str, str]:
+    """clip_id -> short caption; none where the captioner has not come to this shard."""
+    spec = caption_table(captioner)
+    if dataset.part_schema(spec, shard) is None:
+        return {}
+    rows = dataset.read_part(spec, shard, ["clip_id", "caption_short"]).to_pylist()
+    return {row["clip_id"]: row["caption_short"] for row in rows if row["caption_short"]}
 
 
 def _embeddings(dataset: Dataset, shard: str, embedder: Embedder) -> dict[str, np.ndarray]:

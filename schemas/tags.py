@@ -179,6 +179,7 @@ TAGS: tuple[TagSpec, ...] = (
     TagSpec("content_shot_size", "content", "string", "", None, None, "none", "CLIP zero-shot: extreme_close_up, close_up, medium_shot, full_shot, wide_shot or aerial_shot, mean of keyframes", needs="clip"),
     TagSpec("content_shot_size_probability", "content", "float32", "", 0, 1, "none", "its probability, uncalibrated", needs="clip"),
     TagSpec("aesthetics_improved", "aesthetics", "float32", "", None, None, "high", "improved aesthetic predictor (Schuhmann 2022; SAC, Logos, AVA) on OpenAI's ViT-L/14, about 1 to 10; mean of keyframes", needs="clip_mlp"),
+    TagSpec("content_caption_similarity", "content", "float32", "", -1, 1, "high", "mean cosine of the CLIP vectors of caption_short and of keyframes (CLIPScore, Hessel et al. 2021, without its factor)", needs="clip_captions"),
     # Text, faces and the rest that small networks find in keyframes (labeling/taggers/ocr.py, faces.py, nsfw.py).
     TagSpec("content_text", "content", "string", "", None, None, "none", "PP-OCRv6 small (rapidocr): distinct lines of all keyframes read at 0.8 and surer, joined by |; reads Latin, Chinese, Japanese, Greek", needs="ocr"),
     TagSpec("content_text_script", "content", "string", "", None, None, "none", "script of 80 % of the letters of content_text: latin, han, kana, greek, other; else mixed; null without letters", needs="ocr"),

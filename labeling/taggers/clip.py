@@ -41,6 +41,7 @@ class ClipTagger:
     group: str = "clip"
     tags: tuple[TagSpec, ...] = tuple(spec for spec in TAGS if spec.needs == "clip")
     reads: tuple[str, ...] = ()
+    captioner: None = None
 
     @classmethod
     def of(cls, embedder: ClipEmbedder) -> "ClipTagger":
@@ -87,6 +88,7 @@ class ImprovedAestheticTagger:
     group: str = "clip_mlp"
     tags: tuple[TagSpec, ...] = tuple(spec for spec in TAGS if spec.needs == "clip_mlp")
     reads: tuple[str, ...] = ()
+    captioner: None = None
 
     @classmethod
     def of(cls, embedder: ClipEmbedder) -> "ImprovedAestheticTagger":
@@ -106,6 +108,33 @@ class ImprovedAestheticTagger:
             return {"aesthetics_improved": rate(frames)} if frames is not None else {}
 
         return lambda clips: (values(clip) for clip in clips)
+
+
+@dataclass(frozen=True)
+class CaptionTagger:
+    """Group `clip_captions`: how well the captions of `captioner` fit the pictures."""
+
+    embedder: ClipEmbedder
+    captioner: str
+    group: str = "clip_captions"
+    tags: tuple[TagSpec, ...] = tuple(spec for spec in TAGS if spec.needs == "clip_captions")
+    reads: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, embedder: ClipEmbedder, captioner: str) -> "CaptionTagger":
+        """Raises TaggerError if weights are missing."""
+        embedder.find()
+        return cls(embedder, captioner)
+
+    def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
+        def values(clips: Sequence[ClipView]) -> Iterable[Mapping[str, object]]:
+            vectors = iter(self.embedder.encode_texts([clip.caption for clip in clips if clip.caption]))
+            for clip in clips:
+                frames, caption = _frames(clip), next(vectors) if clip.caption else None
+                likeness = None if frames is None or caption is None else caption_similarity(caption, frames)
+                yield {"content_caption_similarity": likeness}
+
+        return values
 
 
 @dataclass(frozen=True)

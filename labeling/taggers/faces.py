@@ -29,6 +29,7 @@ class FaceTagger:
     tags: tuple[TagSpec, ...] = _TAGS
     reads: tuple[str, ...] = ()
     embedder: None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         """Load the detector. Raises TaggerError if its weights are missing."""

@@ -26,6 +26,7 @@ class KeyframeTagger:
     tags: tuple[TagSpec, ...] = _TAGS
     reads: tuple[str, ...] = ()
     embedder: None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         cv2.setNumThreads(1)  # the pictures are too small to share

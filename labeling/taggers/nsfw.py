@@ -28,6 +28,7 @@ class NsfwTagger:
     tags: tuple[TagSpec, ...] = _TAGS
     reads: tuple[str, ...] = ()
     embedder: None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         """Load the network. Raises TaggerError if its weights or onnxruntime are missing."""

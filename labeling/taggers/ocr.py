@@ -54,6 +54,7 @@ class OcrTagger:
     tags: tuple[TagSpec, ...] = _TAGS
     reads: tuple[str, ...] = ()
     embedder: None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         """Load the models. Raises TaggerError if the package or its models are not installed."""

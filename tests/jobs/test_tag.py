@@ -8,10 +8,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from curation.storage import Dataset
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, embedding_table, tag_table
+from labeling.catalog import caption_table
+from labeling.embeddings import ClipEmbedder
+from labeling.weights import Models
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, embedding_table, tag_table, to_arrow
 from schemas.tags import TAGS, WEIGHT_FREE
 from tests.benchmarks.kill_and_rerun import ROOT, run, table_digests
 from tests.labeling.clip_model import NAME, write_clip
@@ -204,12 +208,33 @@ def test_the_full_profile_from_raw_video_to_every_group(corpus, weights, tmp_pat
     assert clip["content_subject"] and clip["naturalness_source_class"] and clip["content_nsfw"] is not None
     assert dataset.read(embedding_table(NAME, 768)).num_rows == dataset.read(KEYFRAMES, ["clip_id"]).num_rows
     assert "nothing to do" in cli("tag", root, *options).stderr
+    check_caption_similarity(dataset, root, options)
     away = tmp_path / "away"
     (models / NAME).rename(away)
     assert "open_clip_config.json" in cli("tag", root, *options, "--force", code=1).stderr
     away.rename(models / NAME)
     (models / "open-nsfw.onnx").unlink()
     assert "nsfw is left out: open-nsfw.onnx" in cli("tag", root, *options).stderr
+
+
+def check_caption_similarity(dataset, root, options):
+    """Cosines of real captions' vectors with the stored embeddings; measured again when a caption changes, by no other command."""
+    models, group = [*options[2:]], ["--group", "clip_captions"]
+    assert "reelmill caption" in cli("tag", root, *group, *models, code=1).stderr
+    (shard,) = dataset.shards()
+    clips = dataset.read(CLIPS)["clip_id"].to_pylist()
+    found = []
+    for text in ("a man talks", "a dog runs"):
+        spec = caption_table("ours")
+        dataset.write_part(spec, shard, to_arrow(spec, [{"clip_id": clip, "caption_short": text} for clip in clips]))
+        cli("tag", root, *group, *models)
+        assert "nothing to do" in cli("tag", root, *group, *models).stderr
+        found.append(dataset.read(tag_table("clip_captions"))["content_caption_similarity"].to_pylist()[0])
+    embedder = ClipEmbedder(NAME, Models(str(models[1])), "cpu")
+    frames = np.array(dataset.read(embedding_table(NAME, 768))["embedding"].to_pylist(), np.float32)
+    frames /= np.linalg.norm(frames, axis=1, keepdims=True)
+    wanted = (frames @ embedder.encode_texts(["a man talks", "a dog runs"]).T).mean(axis=0)
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_nothing_is_left_open_by_a_tagging_run(work):

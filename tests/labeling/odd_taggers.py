@@ -41,6 +41,7 @@ class OddTagger:
     tags: tuple[TagSpec, ...] = TAGS
     reads: tuple[str, ...] = ()
     embedder: ColorEmbedder | None = None
+    captioner: None = None
 
     def open(self) -> Callable[[Sequence[ClipView]], Iterable[Mapping[str, object]]]:
         if self.deed == "die while loading":
