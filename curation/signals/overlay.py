@@ -16,6 +16,7 @@ _CLOSED = np.ones((7, 7), np.uint8)
 _FAINT = 16  # Sobel response from which a faint mark counts as much as a hard edge of the scene
 _RULER = np.array([0, 1, 4, 6]) / 6  # pictures of which no two pairs are equally far apart
 _WHITENING = 0.25  # exponent of the spectrum's size: 1 gives the correlation, toward 0 what repeats gains on what is strong
+_LEAST_SIDE = 16  # pixels
 _PEAKS = 4  # copies of a mark at one side of it: a lattice has as many, a pair of like things one
 _PLAIN_PEAK, _HALF_PEAK = 5.5, 4.0  # height of peaks in plain scenes, and how far beyond it counts as 0.5; in deviations
 
@@ -83,7 +84,9 @@ def corner_logo(stack: Stack) -> float | None:
 
 
 def tiled_watermark(stack: Stack) -> float | None:
-    """How plainly marks repeat over the picture, alike in all pictures: 0-1, near 0 for plain scenes. None for fewer than three pictures.
+    """How plainly marks repeat over the picture, alike in all pictures: 0-1, near 0 for plain scenes.
+
+    None for fewer than three pictures, and for thin ones.
 
     Gradients that stay are the watermark (Dekel et al., CVPR 2017). Here each two of four pictures are correlated, with a flattened
     spectrum, and the median over the pairs is searched for peaks away from the middle: a mark meets its neighbors at the same
@@ -91,9 +94,9 @@ def tiled_watermark(stack: Stack) -> float | None:
     """
     pictures = stack.pictures
     chosen = np.unique(np.rint(_RULER * (len(pictures) - 1)).astype(int))
-    if len(chosen) < 3:
-        return None
     height, width = pictures.shape[1:]
+    if len(chosen) < 3 or min(height, width) < _LEAST_SIDE:
+        return None
     window = np.hanning(height).astype(np.float32)[:, None] * np.hanning(width).astype(np.float32)
     size = cv2.getOptimalDFTSize(height), cv2.getOptimalDFTSize(width)
     spectra = [np.fft.rfft2(np.clip(stack.slopes[index], -_FAINT, _FAINT) * window, s=size) for index in chosen]

@@ -27,8 +27,8 @@ class SmallPlanes:
 
 
 def halve(plane: np.ndarray, rows: bool = True, columns: bool = True) -> np.ndarray:
-    """Average of 2 x 2 (or 2 x 1, 1 x 2) blocks; an odd last row or column is left out. uint8 [H, W] -> [H/2, W/2]."""
-    height, width = plane.shape
+    """Average of 2 x 2 (or 2 x 1, 1 x 2) blocks; an odd last row or column is left out. uint8 [H, W, ...] -> [H/2, W/2, ...]."""
+    height, width = plane.shape[:2]
     height, width = height // 2 if rows else height, width // 2 if columns else width
     if not (height and width):
         return plane
@@ -36,14 +36,15 @@ def halve(plane: np.ndarray, rows: bool = True, columns: bool = True) -> np.ndar
 
 
 def shrink(plane: np.ndarray, side: int) -> np.ndarray:
-    """Halve until the longer side is below `side`."""
-    while max(plane.shape) >= side:
+    """Halve until the longer side is below `side`, or the shorter one cannot be halved."""
+    while max(plane.shape[:2]) >= side and min(plane.shape[:2]) > 1:
         plane = halve(plane)
     return plane
 
 
 def match(plane: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Halve rows and columns, each until within a factor of two of `height` and `width` or below."""
+    """Halve rows and columns, each until within a factor of two of `height` and `width`, or of 1, or below."""
+    height, width = max(height, 1), max(width, 1)
     while (rows := plane.shape[0] >= 2 * height) | (columns := plane.shape[1] >= 2 * width):
         plane = halve(plane, rows, columns)
     return plane

@@ -6,8 +6,7 @@ from functools import cached_property
 import cv2
 import numpy as np
 
-SMALL_SIDE = 320
-"""The longer side of the small picture is below this, and at least half of it where the keyframe is that large."""
+from curation.signals.planes import SMALL_SIDE, shrink
 
 
 @dataclass(frozen=True)
@@ -28,11 +27,7 @@ class StillView:
     @cached_property
     def small(self) -> np.ndarray:
         """The active picture, halved until its longer side is below `SMALL_SIDE`: uint8 [h', w', 3] BGR."""
-        picture = self.bgr
-        while max(picture.shape) >= SMALL_SIDE and min(picture.shape[:2]) > 1:
-            height, width = picture.shape[0] // 2, picture.shape[1] // 2
-            picture = cv2.resize(picture[: 2 * height, : 2 * width], (width, height), interpolation=cv2.INTER_AREA)
-        return np.ascontiguousarray(picture)
+        return np.ascontiguousarray(shrink(self.bgr, SMALL_SIDE))
 
     @cached_property
     def small_luma(self) -> np.ndarray:

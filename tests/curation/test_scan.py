@@ -173,3 +173,10 @@ def test_a_crash_or_a_hang_takes_nothing_else_with_it():
         assert worker.run(len, [1, 2]) == 2
     finally:
         worker.close()
+
+
+@pytest.mark.parametrize("shape", [(2, 1000), (1000, 2)])
+def test_pictures_of_two_rows_or_columns_are_scanned(tmp_path, shape):
+    noise = np.random.default_rng(1).integers(0, 255, (8, *shape, 3), np.uint8)
+    video, clips, *_ = curated(write_video(tmp_path / "thin.mkv", noise))
+    assert (video.height, video.width) == shape and sum(clip.num_frames for clip in clips) == 8

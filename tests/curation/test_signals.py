@@ -127,3 +127,9 @@ def test_flicker_and_black():
     assert flicker(ramp) == pytest.approx(0, abs=1e-9)
     assert flicker(ramp + 3 * (-1.0) ** np.arange(50)) == pytest.approx(6)
     assert black_share(np.array([2.0, 100.0]), np.array([1.0, 30.0])) == 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1000), (2, 1000), (1000, 3), (3, 900, 3)])
+def test_shrinking_ends_with_pictures_too_thin_to_be_halved(shape):
+    small = shrink(np.zeros(shape, np.uint8), 320)
+    assert min(small.shape[:2]) == 1 and small.shape[2:] == shape[2:]
