@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from curation.clips import cut_out
@@ -15,10 +15,8 @@ from curation.sources import Found, Source, identify
 from curation.stage import ScanStage, TagReport
 from curation.storage import Dataset
 from schemas.ids import clip_id
-from schemas.records import RETRYABLE, Failure, FailureCode, Row, TagRecord
+from schemas.records import Failure, FailureCode, TagRecord
 from schemas.tables import CLIPS, VIDEOS, tag_table, to_arrow, written_version
-
-STAGE = "rescan"
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ def run_rescan(job: RescanJob) -> TagReport:
     Where any of the videos cannot be scanned, the groups stay as they were.
     """
     began = time.monotonic()
-    dataset, worker = Dataset(job.dataset), own_worker("curation.rescan")
+    dataset, worker, name = Dataset(job.dataset), own_worker("curation.rescan"), job.stage.name
     spans: dict[str, list[ClipSpan]] = {}
     for clip in dataset.read_part(CLIPS, job.shard).to_pylist():
         span = ClipSpan(clip["start_frame"], clip["num_frames"], clip["boundary_in"], clip["boundary_out"])
@@ -61,15 +59,13 @@ def run_rescan(job: RescanJob) -> TagReport:
         if video_id not in spans:
             continue
         source = identify(Found(uri, dict(video["extra"])), {uri: (video["fingerprint"], video_id)})
-        rows: Sequence[Row | Failure]
         if not source.problem and source.content_id != video_id:
-            rows = [_failure(source, FailureCode.NOT_FOUND, "the file at this address is another one now")]
-        else:
-            rows = job.stage.scan(worker, source, partial(measure_again, spans=spans[video_id], groups=job.groups))
+            source = replace(source, problem=(FailureCode.NOT_FOUND, "the file at this address is another one now"))
+        rows = job.stage.scan(worker, source, partial(measure_again, spans=spans[video_id], groups=job.groups))
         found += [row for row in rows if isinstance(row, TagRecord)]
         failed = [row for row in rows if isinstance(row, Failure)]
         failures += [
-            Failure(video_id, clip_id(video_id, span.start_frame, span.num_frames), uri, STAGE, row.code, row.message, row.retryable)
+            Failure(video_id, clip_id(video_id, span.start_frame, span.num_frames), uri, name, row.code, row.message, row.retryable)
             for row in failed
             for span in spans[video_id]
         ]
@@ -77,7 +73,7 @@ def run_rescan(job: RescanJob) -> TagReport:
         for group in job.groups:
             rows_of_group = ({"clip_id": row.clip_id, **row.values} for row in found if row.group == group)
             dataset.write_part(tag_table(group), job.shard, to_arrow(tag_table(group), rows_of_group))
-    dataset.replace_failures(job.shard, STAGE, failures)
+    dataset.replace_failures(job.shard, name, failures)
     return TagReport(job.shard, job.groups, job.num_clips, time.monotonic() - began, Counter(row.code for row in failures))
 
 
@@ -86,7 +82,3 @@ def measure_again(scan: Scan, source: Source, config: ScanConfig, spans: Sequenc
     video = video_record(scan, source)
     for span in spans:
         yield from tag_rows(cut_out(scan, span, video, config), video, groups)
-
-
-def _failure(source: Source, code: FailureCode, message: str) -> Failure:
-    return Failure(source.content_id, None, source.uri, STAGE, code, message, retryable=code in RETRYABLE)

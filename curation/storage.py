@@ -90,6 +90,10 @@ class Dataset:
             entry["name"].rsplit("/", 1)[-1] for entry in filesystem.ls(self.path(name), detail=True) if entry["type"] == "directory"
         )
 
+    def _part(self, spec: TableSpec, shard: str) -> str:
+        """Path of a shard's file of a table."""
+        return self.path(spec.path, f"{_PART}{shard}{_SUFFIX}")
+
     def _parts(self, spec: TableSpec) -> dict[str, str]:
         """Shard id -> path of each file of a table, committed or not."""
         filesystem, folder = self._storage[0], self.path(spec.path)
@@ -124,16 +128,14 @@ class Dataset:
 
     def digests(self, specs: Iterable[TableSpec]) -> dict[str, str]:
         """Dataset-relative path -> SHA-256 of every committed file of these tables."""
-        found = {}
-        for spec in specs:
-            for shard, path in self.files(spec).items():
-                with self._storage[0].open(path, "rb") as stream:
-                    found[f"{spec.path}/{_PART}{shard}{_SUFFIX}"] = sha256(stream.read()).hexdigest()
-        return found
+        return {f"{spec.path}/{_PART}{shard}{_SUFFIX}": self._digest(path) for spec in specs for shard, path in self.files(spec).items()}
+
+    def _digest(self, path: str) -> str:
+        return sha256(self._storage[0].cat_file(path)).hexdigest()
 
     def part_schema(self, spec: TableSpec, shard: str) -> pa.Schema | None:
         """The schema that a shard's file of a table carries; None where there is no such file. Raises SchemaVersionError."""
-        path = self.path(spec.path, f"{_PART}{shard}{_SUFFIX}")
+        path = self._part(spec, shard)
         if not self._storage[0].exists(path):
             return None
         schema = pq.read_schema(path, filesystem=self._arrow_fs)
@@ -142,25 +144,23 @@ class Dataset:
 
     def num_rows(self, spec: TableSpec, shard: str) -> int:
         """Number of rows in a shard's file of a table."""
-        return pq.read_metadata(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), filesystem=self._arrow_fs).num_rows
+        return pq.read_metadata(self._part(spec, shard), filesystem=self._arrow_fs).num_rows
 
     def read_part(self, spec: TableSpec, shard: str, columns: Sequence[str] | None = None) -> pa.Table:
         """A shard's rows of a table; columns newer than its file are null. Raises FileNotFoundError."""
-        part = pads.dataset(
-            self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), schema=spec.schema, format="parquet", filesystem=self._arrow_fs
-        )
+        part = pads.dataset(self._part(spec, shard), schema=spec.schema, format="parquet", filesystem=self._arrow_fs)
         return part.to_table(columns=list(columns) if columns is not None else None)
 
     def stream_part(self, spec: TableSpec, shard: str, rows: int) -> Iterator[dict[str, Any]]:
         """A shard's rows of a table one by one, `rows` of them in memory at a time."""
-        with pq.ParquetFile(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), filesystem=self._arrow_fs) as file:
+        with pq.ParquetFile(self._part(spec, shard), filesystem=self._arrow_fs) as file:
             for batch in file.iter_batches(rows):
                 yield from batch.to_pylist()
 
     def write_part(self, spec: TableSpec, shard: str, table: pa.Table, made_from: str = "") -> None:
         """Write a shard's file of one table, in place of any that was there, atomically."""
         metadata = {**(spec.schema.metadata or {}), **({MADE_FROM_KEY: made_from.encode()} if made_from else {})}
-        self._write_table(self.path(spec.path, f"{_PART}{shard}{_SUFFIX}"), table.replace_schema_metadata(metadata))
+        self._write_table(self._part(spec, shard), table.replace_schema_metadata(metadata))
 
     def replace_failures(self, shard: str, stage: str, failures: Sequence[Failure]) -> None:
         """Make `failures` the shard's rows of failures/ for a stage that works on clips, in place of any that were there."""
@@ -171,8 +171,8 @@ class Dataset:
 
     def digest_part(self, spec: TableSpec, shard: str) -> str | None:
         """SHA-256 of a shard's file of a table; None where there is no such file."""
-        path = self.path(spec.path, f"{_PART}{shard}{_SUFFIX}")
-        return sha256(self._storage[0].cat_file(path)).hexdigest() if self._storage[0].exists(path) else None
+        path = self._part(spec, shard)
+        return self._digest(path) if self._storage[0].exists(path) else None
 
     def write_shard(self, shard: str, tables: Sequence[tuple[TableSpec, Iterable[Mapping[str, Any]]]]) -> None:
         """Write one file per table, each atomically and in the order given, which must end with videos: the commit."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.engines import EngineName
-from jobs.tag import DOWNLOAD_HELP, FAILURES_RECORDED, MODELS_HELP, available_cores, measure, say
-from jobs.taggers import Device, Profile, Weights, full_profile, taggers_of
-from schemas.tags import WEIGHT_FREE
+from jobs.output import by_code, say
+from jobs.tag import DOWNLOAD_HELP, FAILURES_RECORDED, MODELS_HELP, available_cores, measure
+from jobs.taggers import Device, Profile, Weights, profile_groups, taggers_of
 
 if TYPE_CHECKING:
     from curation.sources import Found, Source
@@ -60,10 +60,8 @@ def curate(
       reelmill curate 'raw/**/*.mp4' s3://bucket/reels --out dataset --engine dask --workers 16
       reelmill curate list.csv --out dataset --retry-failed
     """
-    weights, groups, left_out = Weights(models, allow_download, clip_model, device), list(WEIGHT_FREE), list[str]()
-    if profile is Profile.FULL:
-        more, left_out = full_profile(weights)
-        groups += more
+    weights = Weights(models, allow_download, clip_model, device)
+    groups, left_out = profile_groups(profile, weights)
     taggers = taggers_of(groups, weights)
     for line in left_out:
         say(line)
@@ -143,5 +141,5 @@ def _summarize(record: dict[str, Any], failed: Counter[str], out: str) -> None:
     if failed:
         say(f"{failed.total()} of these inputs are in failures/: " + ", ".join(f"{code} {count}" for code, count in sorted(failed.items())))
     if untagged := record["tag_failures"]:
-        say("clips that could not be tagged are in failures/: " + ", ".join(f"{code} {count}" for code, count in untagged.items()))
+        say(f"clips that could not be tagged are in failures/: {by_code(untagged)}")
     say(f"dataset: {out}   next: reelmill status {out}   reelmill report {out} --out report.html")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.tag import say
+from jobs.output import say
 
 if TYPE_CHECKING:
     from curation.storage import Dataset

@@ -1,8 +1,9 @@
 """What commands print and write: files that appear whole, and text that is safe on a terminal."""
 
 import os
+import sys
 import uuid
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,16 @@ def write_file(path: Path, data: bytes) -> None:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def say(text: str) -> None:
+    """A line for the user, beside the results that go to stdout."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def by_code(counts: Mapping[str, int]) -> str:
+    """Failures by code, for a line."""
+    return ", ".join(f"{code} {count}" for code, count in sorted(counts.items()))
 
 
 def printable(text: str) -> str:

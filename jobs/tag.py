@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.engines import Engine, EngineName
-from jobs.taggers import Device, GroupError, Profile, Weights, check_groups, full_profile, plugins, taggers_of
+from jobs.output import by_code, say
+from jobs.taggers import Device, GroupError, Profile, Weights, check_groups, plugins, profile_groups, taggers_of
 from schemas.tags import SCAN_GROUPS, WEIGHT_FREE, groups
 
 if TYPE_CHECKING:
@@ -65,10 +65,7 @@ def tag(
     left_out: list[str] = []
     names = list(group or ())
     if not names and not own:
-        names = list(WEIGHT_FREE)
-        if profile is Profile.FULL:
-            more, left_out = full_profile(weights)
-            names += more
+        names, left_out = profile_groups(profile, weights)
     elif profile is Profile.FULL:
         raise GroupError("--profile full already says which groups: leave --group and --tagger out")
     from jobs.engines import engine_for
@@ -94,7 +91,7 @@ def tag(
         done = f"{record['tagged_clips']} clips of {record['tagged_shards']} shards in {record['seconds']:.1f} s"
         say(f"{done}: {', '.join(record['tag_groups'])}")
     if failed:
-        say(f"{sum(failed.values())} clips are in failures/: " + ", ".join(f"{code} {count}" for code, count in failed.items()))
+        say(f"{sum(failed.values())} clips are in failures/: {by_code(failed)}")
         raise typer.Exit(FAILURES_RECORDED)
 
 
@@ -125,9 +122,9 @@ def measure(
         say(f"{sum(job.num_clips for job in rescans)} clips are measured from their videos again: {', '.join(again)}")
     reports = _run(engine_of(count), run_rescan, rescans)
     models = [tagger for tagger in taggers if tagger.group in groups() and tagger.group not in WEIGHT_FREE]
-    for some, count in (([tagger for tagger in taggers if tagger not in models], workers or cores), (models, workers or 1)):
-        reports += _run(engine_of(count), run_tags, pending(dataset, some, force, limit_s))
-    return reports
+    others = [tagger for tagger in taggers if tagger not in models]
+    reports += _run(engine_of(count), run_tags, pending(dataset, others, force, limit_s))
+    return reports + _run(engine_of(workers or 1), run_tags, pending(dataset, models, force, limit_s))
 
 
 def _run(engine: Engine, function: Callable[[Any], Any], jobs: Sequence[Any]) -> list[Any]:
@@ -139,8 +136,3 @@ def _run(engine: Engine, function: Callable[[Any], Any], jobs: Sequence[Any]) ->
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def say(text: str) -> None:
-    """A line for the user, beside the results that go to stdout."""
-    print(text, file=sys.stderr, flush=True)

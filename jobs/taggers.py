@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from schemas.tags import SCAN_GROUPS, groups
+from schemas.tags import SCAN_GROUPS, WEIGHT_FREE, groups
 
 if TYPE_CHECKING:
     from labeling.embeddings import ClipEmbedder
@@ -68,8 +68,10 @@ def taggers_of(names: Iterable[str], weights: Weights) -> list["Tagger"]:
     return [_MAKERS[name](weights) for name in dict.fromkeys(names) if name not in SCAN_GROUPS]
 
 
-def full_profile(weights: Weights) -> tuple[list[str], list[str]]:
-    """Model groups that can run, and a line for each that cannot because its weights, which are optional, are not there."""
+def profile_groups(profile: Profile, weights: Weights) -> tuple[list[str], list[str]]:
+    """Groups of a profile, and a line for each that is left out because its weights, which are optional, are not there."""
+    if profile is Profile.CPU:
+        return list(WEIGHT_FREE), []
     from labeling.embeddings import DEFAULT_CLIP
     from labeling.taggers import clip, faces, nsfw
 
@@ -83,7 +85,7 @@ def full_profile(weights: Weights) -> tuple[list[str], list[str]]:
         del optional["clip_mlp"]  # it reads that model's embeddings only
     absent = [name for name, needed in optional.items() if not weights.allow_download and not models.find(*needed)]
     lines = [f"{name} is left out: {optional[name][0]} is not there (get it from {optional[name][1]}, see --models)" for name in absent]
-    return ["clip", "ocr", *(name for name in optional if name not in absent)], lines
+    return [*WEIGHT_FREE, "clip", "ocr", *(name for name in optional if name not in absent)], lines
 
 
 def _keyframes(weights: Weights) -> "Tagger":

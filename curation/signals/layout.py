@@ -7,7 +7,7 @@ import numpy as np
 
 from curation.signals import lettering
 from curation.signals.lettering import Lettering
-from curation.signals.view import CLEAR, Gradients, View
+from curation.signals.view import Gradients, View
 
 _BLACK = 20  # a bar's brightest pixel over black, in levels: coding noise
 _SEAM = 6  # how much brighter than the bar the picture beside it must be, in levels
@@ -110,15 +110,14 @@ def flat_share(across: np.ndarray) -> float:
 
 def axis_edge_share(gradients: Gradients) -> float | None:
     """Share of clear edges that run exactly along rows or columns: high for windows, slides and tables. None without edges."""
-    larger, smaller = cv2.max(gradients.across, gradients.down), cv2.min(gradients.across, gradients.down)
-    clear = cv2.compare(larger, CLEAR, cv2.CMP_GT)
-    count = cv2.countNonZero(clear)
-    if count < larger.size // 500:
+    count = cv2.countNonZero(gradients.clear)
+    if count < gradients.clear.size // 500:
         return None
-    along = cv2.compare(cv2.multiply(smaller, 8), larger, cv2.CMP_LT)  # saturates, and is then no edge along an axis
-    return cv2.countNonZero(cv2.bitwise_and(along, clear)) / count
+    smaller = cv2.min(gradients.across, gradients.down)
+    along = cv2.compare(cv2.multiply(smaller, 8), gradients.larger, cv2.CMP_LT)  # saturates, and is then no edge along an axis
+    return cv2.countNonZero(cv2.bitwise_and(along, gradients.clear)) / count
 
 
 def edge_density(gradients: Gradients) -> float:
     """Share of pixels on a clear edge: how cluttered a picture is. 0-1."""
-    return cv2.countNonZero(cv2.compare(cv2.max(gradients.across, gradients.down), CLEAR, cv2.CMP_GT)) / gradients.across.size
+    return cv2.countNonZero(gradients.clear) / gradients.clear.size

@@ -14,12 +14,22 @@ CLEAR = 96
 """Sobel response, four times the gradient per pixel pair, of a clear edge."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Gradients:
     """Size of the luma gradient along rows and along columns: Sobel responses, capped at 255."""
 
     across: np.ndarray  # uint8 [H, W]
     down: np.ndarray
+
+    @cached_property
+    def larger(self) -> np.ndarray:
+        """The larger of both, uint8 [H, W]."""
+        return cv2.max(self.across, self.down)
+
+    @cached_property
+    def clear(self) -> np.ndarray:
+        """Where a clear edge is: 255, else 0. uint8 [H, W]"""
+        return cv2.compare(self.larger, CLEAR, cv2.CMP_GT)
 
 
 def edge_gradients(luma: np.ndarray) -> Gradients:
