@@ -6,6 +6,7 @@ A shard is committed when its file in videos/ exists; that file is written last.
 import fcntl
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from schemas.records import Failure
 from schemas.tables import FAILURES, MADE_FROM_KEY, VIDEOS, TableSpec, check_version, to_arrow
 
 _PART, _SUFFIX = "part-", ".parquet"
+_JOURNAL, _JOURNAL_SUFFIX = ".journal", ".jsonl"  # hidden: readers of a folder of Parquet files pass it over
 
 
 class DatasetError(Exception):
@@ -183,6 +185,31 @@ class Dataset:
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self._write_bytes(path, sink.getvalue())
+
+    def write_journal(self, spec: TableSpec, shard: str, entries: Sequence[Mapping[str, Any]]) -> None:
+        """Keep entries that a shard's file of a table will be made of once they are all there; they are on disk when this returns."""
+        name = f"{time.time_ns():020d}-{uuid.uuid4().hex}{_JOURNAL_SUFFIX}"
+        lines = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries)
+        self._write_bytes(self.path(spec.path, _JOURNAL, shard, name), lines.encode())
+
+    def read_journal(self, spec: TableSpec, shard: str) -> dict[str, list[dict[str, Any]]]:
+        """Entries kept for a shard, by the file they are in, the oldest file first."""
+        filesystem, folder = self._storage[0], self.path(spec.path, _JOURNAL, shard)
+        names = sorted(filesystem.ls(folder, detail=False)) if filesystem.exists(folder) else []
+        whole = [name for name in names if name.endswith(_JOURNAL_SUFFIX) and not name.rsplit("/", 1)[-1].startswith(".")]
+        return {name: [json.loads(line) for line in filesystem.cat_file(name).splitlines()] for name in whole}
+
+    def drop_journal(self, spec: TableSpec, shard: str, files: Iterable[str] | None = None) -> None:
+        """Remove files of a shard's journal, by default all that is left of it."""
+        if files is not None:
+            for name in files:
+                self._storage[0].rm_file(name)
+        elif self._storage[0].exists(folder := self.path(spec.path, _JOURNAL, shard)):
+            self._storage[0].rm(folder, recursive=True)
+
+    def journaled(self, spec: TableSpec) -> list[str]:
+        """Ids of the shards that have a journal, sorted."""
+        return self._folders(f"{spec.path}/{_JOURNAL}")
 
     def drop_failures(self, uris: set[str]) -> None:
         """Remove the rows of these inputs from failures/, so that they count as pending."""

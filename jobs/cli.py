@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import typer
 
+from jobs.caption import caption
 from jobs.curate import curate
 from jobs.dedup import dedup
 from jobs.explain import explain
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (curate, tag, dedup, status, tags, query, explain, manifest, report, train, sample):
+for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, report, train, sample):
     app.command()(command)
 
 
@@ -68,6 +69,7 @@ _USER_ERRORS = {
     "jobs.engines": ("EngineError",),
     "jobs.explain": ("ClipError",),
     "jobs.taggers": ("GroupError",),
+    "labeling.captions.backends.protocol": ("CaptionError",),
     "labeling.query": ("QueryError",),
     "labeling.tagger": ("TaggerError",),
     "schemas.manifest": ("ManifestError",),

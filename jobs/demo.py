@@ -44,13 +44,14 @@ def main() -> None:
         clips = packaged_clips()
         sources = [str(make_reel(clips, folder / "reel.mp4")), *(str(path) for path in clips.values())]
     reelmill("curate", *sources, "--out", dataset, may_exit=(0, 3))
+    reelmill("caption", dataset, "--captioner", "template")
     reelmill("status", dataset)
     reelmill(
         "query",
         dataset,
         "quality_sharpness > 0.1",
         "--columns",
-        "uri,start_s,end_s,boundary_in,quality_sharpness,motion_mean,motion_camera",
+        "uri,start_s,end_s,boundary_in,quality_sharpness,motion_mean,motion_camera,caption_short",
     )
     reelmill("manifest", dataset, "--where", "NOT is_short AND quality_black_ratio < 0.5", "--out", manifest)
     reelmill("report", dataset, "--out", page)

@@ -1,6 +1,7 @@
 """`reelmill manifest`: freeze a selection for training."""
 
 import json
+import math
 import os
 import sys
 import uuid
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from jobs.output import grid, printable, short
+from jobs.output import grid, printable, say, short
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,7 +24,9 @@ def manifest(
     dataset: Annotated[str, typer.Argument(help="The dataset: a folder or fsspec URL.")],
     where: Annotated[str, typer.Option(help="The condition on clips, as in `reelmill query`.")],
     out: Annotated[Path, typer.Option(help="The manifest, a Parquet file. One that is there is never changed.")],
-    captioner: Annotated[str | None, typer.Option(help="Whose captions to take, where a dataset has several.")] = None,
+    captions: Annotated[
+        list[str] | None, typer.Option(metavar="NAME[=WEIGHT]", help="Whose captions to take; given again with weights, a mix.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON.")] = False,
 ) -> None:
     """Freeze the clips that a predicate keeps into one file that training runs from.
@@ -32,17 +35,24 @@ def manifest(
     covers all of it and is what a training run records. The same dataset and predicate give the same digest. A manifest
     never changes: to select anew, choose a new name.
 
+    With a mix of captions, training draws a captioner by weight for each sample, of those that have captioned the clip.
+    Predicate and caption columns are the first one's; a column `captions` holds those of all.
+
     \b
     Examples:
       reelmill manifest dataset --where "quality_sharpness >= 0.4 AND motion_mean > 0.05" --out stage1.parquet
       reelmill manifest dataset --where "NOT is_short" --out all.parquet --json
+      reelmill manifest dataset --where "NOT is_short" --out mix.parquet --captions qwen=0.7 --captions template=0.3
     """
+    mix = _caption_mix(captions or ())
     from labeling.catalog import open_catalog
     from labeling.query import QueryError, funnel, run_query
     from labeling.statistics import summarize_tags
     from schemas.manifest import write_manifest
 
-    catalog = open_catalog(dataset, captioner)
+    catalog = open_catalog(dataset, mix or None)
+    if not catalog.captions and (there := catalog.dataset.captioners()):
+        say(f"without captions, which are by {', '.join(there)}: choose with --captions")
     rows = run_query(catalog, where).combine_chunks()
     if not rows.num_rows:
         steps = funnel(catalog, where)
@@ -52,7 +62,7 @@ def manifest(
     scratch = out.with_name(f".{out.name}.{uuid.uuid4().hex}")
     try:
         scratch.touch()  # says best what is wrong with a folder
-        digest = write_manifest(scratch, rows, where.strip(), catalog.digests(), statistics)
+        digest = write_manifest(scratch, rows, where.strip(), catalog.digests(), statistics, mix if len(mix) > 1 else {})
         was_there = _put(scratch, out, digest)
     except OSError as error:
         raise OSError(f"cannot write {out}: {error.strerror or error}") from error
@@ -66,6 +76,23 @@ def manifest(
     print(f"{out}{' was there already, and is the same' if was_there else ''}")
     print(f"{rows.num_rows:,} clips, {hours:.4g} hours\ndigest {digest}")
     _print_tags(statistics)
+
+
+def _caption_mix(options: "Sequence[str]") -> dict[str, float]:
+    """Captioner -> weight of NAME or NAME=WEIGHT, in the order given. Raises BadParameter."""
+    mix: dict[str, float] = {}
+    for option in options:
+        name, given, text = option.partition("=")
+        try:
+            weight = float(text) if given else 1.0
+        except ValueError:
+            weight = 0.0
+        if not (name and 0 < weight < math.inf):
+            raise typer.BadParameter(f"{option!r} is not NAME or NAME=WEIGHT with a weight above 0", param_hint="--captions")
+        if name in mix:
+            raise typer.BadParameter(f"{name} is named twice", param_hint="--captions")
+        mix[name] = weight
+    return mix
 
 
 def _put(scratch: Path, out: Path, digest: str) -> bool:

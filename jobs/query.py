@@ -31,7 +31,7 @@ def query(
     limit: Annotated[int | None, typer.Option(min=1, help=f"Show at most so many clips. [default: all; {TABLE_ROWS} in a table]")] = None,
     format: Annotated[Format | None, typer.Option(help="[default: what the name of --out ends with, else table]")] = None,
     out: Annotated[Path | None, typer.Option(help="Write to this file instead of stdout.")] = None,
-    captioner: Annotated[str | None, typer.Option(help="Whose captions to use, where a dataset has several.")] = None,
+    captions: Annotated[str | None, typer.Option(metavar="NAME", help="Whose captions to use, where a dataset has several.")] = None,
 ) -> None:
     """Show the clips that a predicate keeps, in order of file and time.
 
@@ -53,7 +53,7 @@ def query(
     from labeling.catalog import open_catalog
     from labeling.query import count_clips, parse_predicate, run_query
 
-    catalog = open_catalog(dataset, captioner)
+    catalog = open_catalog(dataset, captions)
     names = [name.strip() for name in columns.split(",") if name.strip()] if columns else None
     if format is not Format.TABLE:
         rows = run_query(catalog, predicate, names, limit)
@@ -101,7 +101,8 @@ def _csv(rows: "pa.Table") -> bytes:
 
     for index, column in enumerate(rows.schema):
         if pa.types.is_nested(column.type):
-            texts = [None if value is None else json.dumps(dict(value), ensure_ascii=False) for value in rows[column.name].to_pylist()]
+            values = (_plain(value, column.type) for value in rows[column.name].to_pylist())
+            texts = [None if value is None else json.dumps(value, ensure_ascii=False) for value in values]
             rows = rows.set_column(index, column.name, pa.array(texts, pa.string()))
     sink = pa.BufferOutputStream()
     pyarrow.csv.write_csv(rows, sink)
@@ -110,14 +111,18 @@ def _csv(rows: "pa.Table") -> bytes:
 
 def _json(rows: "pa.Table") -> bytes:
     """A JSON array with one clip a line."""
-    lines = (json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False) for row in rows.to_pylist())
-    return ("[\n" + ",\n".join(lines) + "\n]\n").encode()
+    types = {column.name: column.type for column in rows.schema}
+    texts = ({name: _plain(value, types[name]) for name, value in row.items()} for row in rows.to_pylist())
+    return ("[\n" + ",\n".join(json.dumps(row, ensure_ascii=False) for row in texts) + "\n]\n").encode()
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, kind: "pa.DataType") -> Any:
+    """A value as JSON has it. Arrow gives a map as a list of pairs."""
+    import pyarrow as pa
+
     if isinstance(value, float) and not math.isfinite(value):
         return None  # JSON has no word for it
-    return dict(value) if isinstance(value, list) else value
+    return dict(value) if pa.types.is_map(kind) and value is not None else value
 
 
 def _parquet(rows: "pa.Table") -> bytes:

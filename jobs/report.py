@@ -13,7 +13,7 @@ def report(
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
     where: Annotated[str | None, typer.Option(help="Predicate that makes the funnel. [default: a common first selection]")] = None,
     dataset: Annotated[str | None, typer.Option(help="Dataset to take a manifest's pictures from.")] = None,
-    captioner: Annotated[str | None, typer.Option(help="Whose captions the predicate means, where a dataset has several.")] = None,
+    captions: Annotated[str | None, typer.Option(metavar="NAME", help="Whose captions to use, where a dataset has several.")] = None,
 ) -> None:
     """Write a self-contained HTML page: distributions of all tags, a funnel, contact sheets, failures and runs.
 
@@ -34,6 +34,6 @@ def report(
             raise typer.BadParameter("a manifest is already a selection; --where is for datasets", param_hint="--where")
         page = report_of_manifest(Path(source).name, read_manifest(source), open_dataset(dataset) if dataset else None)
     else:
-        page = report_of_dataset(open_catalog(source, captioner), where)
+        page = report_of_dataset(open_catalog(source, captions), where)
     write_file(out, page.encode())
     print(f"{out}: {len(page) / 1e6:.1f} MB")

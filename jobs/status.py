@@ -11,7 +11,7 @@ from schemas.tags import WEIGHT_FREE
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from labeling.overview import Overview, Pending, TagGroup
+    from labeling.overview import Captions, Overview, Pending, TagGroup
 
 
 def status(
@@ -65,7 +65,10 @@ def _lines(seen: "Overview") -> "Iterator[tuple[str, str]]":
     yield "shots", f"{shots:,}; clips begin with {_listed(seen.boundaries) or 'nothing'}"
     yield "clips", f"{seen.clips:,}, {seen.clip_hours:.4g} hours, {seen.short_clips:,} of them short; {seen.keyframes:,} keyframes"
     yield "tags", f"{sum(len(group.coverage) for group in seen.groups)} in {len(seen.groups)} groups"
-    yield "captions", _listed(seen.captions) or "none"
+    if not seen.captions:
+        yield "captions", "none"
+    for one in seen.captions:
+        yield from zip(["captions", *[""] * 3], _captions(one, seen.clips), strict=False)
     yield "failures", _listed(seen.failures) or "none"
     if seen.runs:
         last = seen.runs[-1]
@@ -73,7 +76,7 @@ def _lines(seen: "Overview") -> "Iterator[tuple[str, str]]":
         counts = {name: last[name] for name in ("videos", "clips") if name in last}
         facts = [last.get("command"), engine, last.get("started"), f"{short(last.get('seconds'))} s", _listed(counts)]
         yield "runs", f"{len(seen.runs):,}; the last: {last.get('run_id', '?')}: {', '.join(fact for fact in facts if fact)}"
-    for line in list(_pending(seen.pending, seen.root)) or ["nothing"]:
+    for line in [*_pending(seen.pending, seen.root), *_captions_pending(seen)] or ["nothing"]:
         yield "pending", line
 
 
@@ -93,6 +96,39 @@ def _pending(pending: "Pending", root: str) -> "Iterator[str]":
         yield f"{pending.retryable_failures:,} failures may work another time: run curate with --retry-failed"
     if pending.unknown_groups:
         yield f"tag groups this Reelmill does not know: {', '.join(pending.unknown_groups)}"
+
+
+def _captions(seen: "Captions", clips: int) -> "Iterator[str]":
+    """A line of what there is, one of what it took, and one of how fast the last run was."""
+    nulls = seen.clips - seen.captioned
+    facts = [
+        f"{seen.captioned:,} of {clips:,} clips captioned",
+        f"{nulls:,} null ({_listed(seen.null_reasons)})" if nulls else "",
+        f"{seen.failures:,} failed" if seen.failures else "",
+        f"camera words agree in {seen.camera_agrees:,} of {judged:,}" if (judged := seen.camera_agrees + seen.camera_disagrees) else "",
+    ]
+    yield f"{seen.captioner}: {', '.join(filter(None, facts))}"
+    versions = f"prompt {', '.join(seen.prompt_versions)}" if seen.prompt_versions else ""
+    tokens = f"{seen.tokens_in:,} tokens in, {seen.tokens_out:,} out" if seen.tokens_in or seen.tokens_out else ""
+    cost = f"cost {_money(seen.cost)}" if seen.cost is not None else ""
+    yield "  " + ", ".join(filter(None, (", ".join(seen.models), versions, f"{seen.requests:,} requests", tokens, cost)))
+    if run := seen.last_run:
+        rates = [f"{short(rate)} {what}/s" for rate, what in ((run.clips_per_s, "clips"), (run.tokens_per_s, "tokens")) if rate is not None]
+        cost = f"cost {_money(run.cost)}" if run.cost is not None else ""
+        yield "  " + ", ".join(filter(None, (f"last run: {run.captioned_clips:,} clips in {short(run.seconds)} s", *rates, cost)))
+
+
+def _money(cost: float) -> str:
+    return f"{cost:,.2f}" if cost >= 1 else f"{cost:.3g}"
+
+
+def _captions_pending(seen: "Overview") -> "Iterator[str]":
+    for one in seen.captions:
+        command = f"`reelmill caption {seen.root} --captioner ... --name {one.captioner}`"
+        if one.missing:
+            yield f"captions by {one.captioner} lack {one.missing:,} clips: run {command} again"
+        if one.retryable_failures:
+            yield f"{one.retryable_failures:,} failures of {one.captioner} may work another time: run {command} with --retry-failed"
 
 
 def _listed(counts: "Mapping[str, int]") -> str:

@@ -32,7 +32,9 @@ def tag(
     allow_download: Annotated[bool, typer.Option("--allow-download", help=DOWNLOAD_HELP)] = False,
     clip_model: Annotated[str | None, typer.Option(help="CLIP model. [default: ViT-L-14-quickgelu/openai]")] = None,
     device: Annotated[Device, typer.Option(help="Where models run.")] = Device.AUTO,
-    captioner: Annotated[str | None, typer.Option(help="Whose captions clip_captions compares. [default: the only one's]")] = None,
+    captions: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Whose captions clip_captions compares. [default: the only one's]")
+    ] = None,
     engine: Annotated[EngineName, typer.Option(help="Where the work runs.")] = EngineName.LOCAL,
     workers: Annotated[int | None, typer.Option(min=1, help="Shards at once. [default: the number of cores; 1 with models]")] = None,
     address: Annotated[str | None, typer.Option(help="Scheduler to use instead of a cluster on this machine (dask).")] = None,
@@ -53,13 +55,13 @@ def tag(
       reelmill tag dataset                                    what is missing or out of date, without models
       reelmill tag dataset --profile full --models weights/
       reelmill tag dataset --group ocr --group faces --models weights/
-      reelmill tag dataset --group clip_captions --models weights/ --captioner qwen
+      reelmill tag dataset --group clip_captions --models weights/ --captions qwen
       reelmill tag dataset --tagger my_tags.py                 a group of your own
     """
     from labeling.catalog import choose_captioner, open_dataset
 
     there = open_dataset(dataset)
-    weights = Weights(models, allow_download, clip_model, device, choose_captioner(there, captioner))
+    weights = Weights(models, allow_download, clip_model, device, choose_captioner(there, captions))
     check_groups(group or ())
     own = plugins(tagger or ())
     left_out: list[str] = []

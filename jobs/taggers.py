@@ -116,7 +116,7 @@ def _clip_captions(weights: Weights) -> "Tagger":
     from labeling.taggers.clip import CaptionTagger
 
     if weights.captioner is None:
-        raise GroupError("the group clip_captions needs captions: run `reelmill caption`, or choose whose with --captioner")
+        raise GroupError("the group clip_captions needs captions: run `reelmill caption`, or choose whose with --captions")
     return CaptionTagger.of(weights.embedder(), weights.captioner)
 
 

@@ -5,6 +5,7 @@ the tables they live in. The tables stay lazy Arrow datasets in a DuckDB that ca
 keyframes are read only by `keyframes`.
 """
 
+import json
 import os
 import sys
 from collections.abc import Collection, Iterable, Mapping
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from curation.storage import Dataset, DatasetError
-from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, tag_table, tags_of, written_version
+from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, caption_table, made_from, tag_table, tags_of, written_version
 from schemas.tags import DIMENSIONS, TAGS, TagSpec
 
 if TYPE_CHECKING:
@@ -23,14 +24,11 @@ if TYPE_CHECKING:
 
 # Facts of the file that would be taken for facts of the clip.
 _VIDEO_PREFIXED = frozenset({"num_frames", "duration_s", "width", "height", "fps"})
-_CAPTION_TEXTS = ("caption_short", "caption_dense", "subject", "action", "scene", "camera", "style", "lighting")
-_CAPTION_FACTS = {
-    "model": pa.string(),
-    "prompt_version": pa.string(),
-    "tokens_in": pa.int64(),
-    "tokens_out": pa.int64(),
-    "seconds": pa.float64(),
-}
+# A caption begins with its texts; from `reason` on, its row tells of the caption and not of the clip.
+_CAPTION = caption_table("").schema.names
+_CAPTION_PREFIXED = frozenset(_CAPTION[_CAPTION.index("reason") :]) - {"camera_agrees"}
+_MIXED = ("caption_short", "caption_medium", "caption_dense")
+_CAPTION_GROUP = "clip_captions"
 _ORDER = ("uri", "video_id", "start_frame")
 
 
@@ -48,7 +46,7 @@ class Column:
     """One column of the relation `clips`: its name there, and the SQL that gives it from the joined tables."""
 
     name: str
-    table: str  # alias of the table it lives in
+    tables: tuple[str, ...]  # aliases of those it is made from
     sql: str
     type: pa.DataType
 
@@ -60,14 +58,14 @@ class Catalog:
     dataset: Dataset
     tables: Mapping[str, TableSpec]
     columns: Mapping[str, Column]
-    captioner: str | None
+    captions: Mapping[str, float]  # captioner -> weight; the caption columns are those of the first
     shards: frozenset[str]
     connection: "duckdb.DuckDBPyConnection"
 
     def select(self, names: Iterable[str]) -> str:
         """SQL of the relation with (at least) the columns `names`: tables that hold none of them are not read."""
         columns = [self.columns[name] for name in dict.fromkeys([*_ORDER, *names])]
-        wanted = {column.table for column in columns} - {"c", "v"}
+        wanted = {alias for column in columns for alias in column.tables} - {"c", "v"}
         joins = [f"LEFT JOIN {quoted(alias)} ON {quoted(alias)}.clip_id = c.clip_id" for alias in self.tables if alias in wanted]
         listed = ", ".join(f"{column.sql} AS {quoted(column.name)}" for column in columns)
         return " ".join([f"SELECT {listed} FROM c JOIN v ON v.video_id = c.video_id", *joins])
@@ -90,17 +88,24 @@ class Catalog:
         return {path: digest for path, digest in found.items() if _shard_of(path) in self.shards}
 
 
-def open_catalog(root: str, captioner: str | None = None, limits: Limits | None = None) -> Catalog:
-    """Open the dataset at `root`, with the captions of `captioner` (by default of the only one there is).
+def open_catalog(root: str, captions: str | Mapping[str, float] | None = None, limits: Limits | None = None) -> Catalog:
+    """Open the dataset at `root`, with the captions of one captioner (by default of the only one there is) or of a mix.
 
+    A mix, captioner -> weight, gives the caption columns of its first, and a column `captions` with those of all.
     Raises DatasetError where there is no dataset or no such captioner, SchemaVersionError where a newer Reelmill wrote it.
     """
     dataset = open_dataset(root)
-    captioner = choose_captioner(dataset, captioner)
+    if captions is None or isinstance(captions, str):
+        chosen = choose_captioner(dataset, captions)
+        captions = {chosen: 1.0} if chosen else {}
+    for name in captions:
+        choose_captioner(dataset, name)
     # Clips first: what another process commits meanwhile is then in the later tables only, and joins to nothing.
     tables = {"c": CLIPS, "v": VIDEOS, **{f"tags_{group}": spec for group, spec in tag_tables(dataset).items()}}
-    if captioner:
-        tables["captions"] = caption_table(captioner)
+    if captions_compared(dataset) - {next(iter(captions), None)}:
+        tables.pop(f"tags_{_CAPTION_GROUP}", None)
+    aliases = {name: "captions" if number == 0 else f"captions_{number}" for number, name in enumerate(captions)}
+    tables |= {alias: caption_table(name) for name, alias in aliases.items()}
     limits = limits or Limits()
     connection = _connect(limits)
     shards = frozenset(dataset.files(CLIPS))
@@ -108,8 +113,11 @@ def open_catalog(root: str, captioner: str | None = None, limits: Limits | None 
         connection.register(alias, dataset.scan(spec))
     connection.execute(f"SET max_execution_time = {round(1000 * limits.seconds)}")
     connection.execute("SET lock_configuration = true")
-    columns = {column.name: column for alias, spec in tables.items() for column in _columns(alias, spec)}
-    return Catalog(dataset, tables, columns, captioner, shards, connection)
+    further = set(aliases.values()) - {"captions"}
+    columns = {column.name: column for alias, spec in tables.items() if alias not in further for column in _columns(alias, spec)}
+    if further:
+        columns["captions"] = _mixed(captions, aliases)
+    return Catalog(dataset, tables, columns, captions, shards, connection)
 
 
 def open_dataset(root: str) -> Dataset:
@@ -142,13 +150,6 @@ def _plugin_tags(dataset: Dataset, group: str) -> tuple[TagSpec, ...]:
     return tuple(tag for tag in newest if tag.name.startswith(DIMENSIONS) and tag.name not in {ours.name for ours in TAGS})
 
 
-def caption_table(captioner: str) -> TableSpec:
-    """Table of one captioner's captions."""
-    texts = [pa.field(name, pa.string()) for name in _CAPTION_TEXTS]
-    facts = [pa.field(name, dtype) for name, dtype in _CAPTION_FACTS.items()]
-    return TableSpec(f"captions/{captioner}", 1, pa.schema([pa.field("clip_id", pa.string(), nullable=False), *texts, *facts]))
-
-
 def caption_columns() -> list[str]:
     """Names that captions have in the relation `clips`."""
     return [column.name for column in _columns("captions", caption_table(""))]
@@ -172,6 +173,13 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
+def captions_compared(dataset: Dataset) -> set[str]:
+    """Whose captions the group clip_captions was measured for, as its files say (see `labeling.tagging.made_from_what`)."""
+    spec = tag_table(_CAPTION_GROUP)
+    texts = [made_from(schema) for shard in dataset.files(spec) if (schema := dataset.part_schema(spec, shard))]
+    return {json.loads(text)["captions"].rsplit(" ", 1)[0] for text in texts if text}
+
+
 def choose_captioner(dataset: Dataset, name: str | None) -> str | None:
     """The captioner of that name, by default the only one there is. Raises DatasetError where there is none of that name."""
     there = dataset.captioners()
@@ -180,17 +188,31 @@ def choose_captioner(dataset: Dataset, name: str | None) -> str | None:
     return name or (there[0] if len(there) == 1 else None)
 
 
+def _mixed(captions: Mapping[str, float], aliases: Mapping[str, str]) -> Column:
+    """The column `captions`: a list of the captioners that have a caption of the clip, in the order given, with their captions."""
+    entries = []
+    for name, alias in aliases.items():
+        texts = ", ".join(f"{quoted(text)} := {quoted(alias)}.{quoted(text)}" for text in _MIXED)
+        there = f"coalesce({', '.join(f'{quoted(alias)}.{quoted(text)}' for text in _MIXED)}) IS NOT NULL"
+        entry = f"struct_pack(captioner := {_literal(name)}, weight := {captions[name]!r}::DOUBLE, {texts})"
+        entries.append(f"CASE WHEN {there} THEN {entry} END")
+    kind = pa.list_(pa.struct({"captioner": pa.string(), "weight": pa.float64(), **dict.fromkeys(_MIXED, pa.string())}))
+    return Column("captions", tuple(aliases.values()), f"list_filter([{', '.join(entries)}], lambda one: one IS NOT NULL)", kind)
+
+
 def _columns(alias: str, spec: TableSpec) -> list[Column]:
-    here = [Column(_name_in_view(alias, field.name), alias, f"{quoted(alias)}.{quoted(field.name)}", field.type) for field in spec.schema]
+    here = [
+        Column(_name_in_view(alias, field.name), (alias,), f"{quoted(alias)}.{quoted(field.name)}", field.type) for field in spec.schema
+    ]
     if alias == "c":
-        return [*here, Column("duration_s", "c", "c.end_s - c.start_s", pa.float64())]
+        return [*here, Column("duration_s", ("c",), "c.end_s - c.start_s", pa.float64())]
     return [column for column in here if column.name not in ("clip_id", "video_id")]  # those of the clip itself
 
 
 def _name_in_view(alias: str, name: str) -> str:
     if alias == "v" and name in _VIDEO_PREFIXED:
         return f"video_{name}"
-    return f"caption_{name}" if alias == "captions" and name in _CAPTION_FACTS else name
+    return f"caption_{name}" if alias == "captions" and name in _CAPTION_PREFIXED else name
 
 
 def _connect(limits: Limits) -> "duckdb.DuckDBPyConnection":
@@ -209,6 +231,10 @@ def _connect(limits: Limits) -> "duckdb.DuckDBPyConnection":
     ):
         connection.execute(f"SET {setting}")
     return connection
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _shard_of(path: str) -> str:

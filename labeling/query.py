@@ -15,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from labeling.catalog import Catalog, caption_columns, quoted
+from labeling.catalog import Catalog, caption_columns, captions_compared, quoted
 from schemas.tags import TAGS
 
 # What a predicate may be made of. Nothing here has effects, changes from run to run, or can make much out of little.
@@ -252,15 +252,25 @@ def _known(catalog: Catalog, name: str, text: str = "") -> str:
         raise QueryError(f"there is no column {name}; text is written in single quotes, as in '{name}'")
     root = catalog.dataset.root
     if tag := next((tag for tag in TAGS if tag.name == name.lower()), None):
+        if tag.needs == "clip_captions" and (compared := captions_compared(catalog.dataset)):
+            raise QueryError(_compared_with_others(catalog, name.lower(), sorted(compared)))
         run = f"dedup {root}" if tag.group == "dedup" else f"tag {root} --group {tag.group}"
         raise QueryError(f"{name} is a tag that this dataset does not hold yet: run `reelmill {run}`")
     if name.lower() in caption_columns():
         there = catalog.dataset.captioners()
-        fix = f"choose one with --captioner, of {', '.join(there)}" if there else f"run `reelmill caption {root}`"
+        fix = f"choose one with --captions, of {', '.join(there)}" if there else f"run `reelmill caption {root}`"
         raise QueryError(f"{name} needs captions: {fix}")
     near = get_close_matches(name.lower(), catalog.columns, 3)
     guess = f"; did you mean {' or '.join(near)}?" if near else ";"
     raise QueryError(f"there is no column {name}{guess} README.md lists all columns, and `reelmill tags` the tags")
+
+
+def _compared_with_others(catalog: Catalog, name: str, compared: Sequence[str]) -> str:
+    measured = f"{name} was measured for the captions by {', '.join(compared)}"
+    if not (captioner := next(iter(catalog.captions), None)):
+        return f"{measured}: choose them with --captions {compared[0]}"
+    run = f"reelmill tag {catalog.dataset.root} --group clip_captions --captions {captioner} --models ..."
+    return f"{measured}; for those by {captioner}, run `{run}`"
 
 
 def _terms(catalog: Catalog, text: str, node: dict[str, Any]) -> list[str]:

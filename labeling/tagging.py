@@ -19,14 +19,13 @@ import pyarrow as pa
 from curation.isolate import Crashed, Expired, own_worker, report
 from curation.stage import TagReport
 from curation.storage import Dataset
-from labeling.catalog import caption_table
-from labeling.tagger import ClipView, Embedder, Keyframe, Tagger, TaggerError, active_picture
+from labeling.tagger import ClipView, Embedder, Tagger, TaggerError, active_picture
+from labeling.views import clip_views
 from schemas.records import Failure, FailureCode
-from schemas.tables import CLIPS, KEYFRAMES, VIDEOS, TableSpec, embedding_table, made_from, tag_table, to_arrow, written_version
+from schemas.tables import CLIPS, TableSpec, caption_table, embedding_table, made_from, tag_table, to_arrow, written_version
 from schemas.tags import tag
 
 _BATCH = 16  # clips given to a tagger at once
-_KEYFRAMES_READ = 256
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,8 @@ def _contained(function: Callable[..., _Part], job: TagJob, tagger: Tagger) -> _
 def _tag(job: TagJob, tagger: Tagger, batch: int, left_out: Mapping[int, tuple[FailureCode, str]]) -> _Part:
     """In the worker: the rows of a group for one shard. `left_out`: numbers of clips not to touch, and why."""
     rows, failed = [], {}
-    for clip, values in _values(_opened(tagger), _clips(job, tagger), batch, left_out):
+    clips = clip_views(Dataset(job.dataset), job.shard, tagger.reads, tagger.captioner, tagger.embedder)
+    for clip, values in _values(_opened(tagger), clips, batch, left_out):
         if isinstance(values, tuple):
             failed[_place(clip)] = values
         rows.append({"clip_id": clip.clip_id, **({} if isinstance(values, tuple) else values)})
@@ -205,7 +205,7 @@ def _embed(job: TagJob, tagger: Tagger, batch: int, left_out: Mapping[int, tuple
 
     nothing = np.zeros((0, tagger.embedder.size), np.float16)
     ids, indices, parts, failed = [], [], [nothing], {}
-    for clip, values in _values(vectors, _clips(job, None), batch, left_out):
+    for clip, values in _values(vectors, clip_views(Dataset(job.dataset), job.shard), batch, left_out):
         if isinstance(values, tuple):
             failed[_place(clip)] = values
             continue
@@ -225,54 +225,6 @@ def _opened(one: Any) -> Callable[..., Any]:
         raise
     except Exception as error:
         raise TaggerError(f"the tagger {getattr(one, 'group', one)} could not be loaded: {type(error).__name__}: {error}") from error
-
-
-def _clips(job: TagJob, tagger: Tagger | None) -> Iterator[ClipView]:
-    """The clips of a shard with all that a tagger asks for."""
-    dataset = Dataset(job.dataset)
-    videos = {row["video_id"]: row for row in dataset.read_part(VIDEOS, job.shard).to_pylist()}
-    tags = _tags_read(dataset, job.shard, tagger) if tagger else {}
-    captions = _captions(dataset, job.shard, tagger.captioner) if tagger and tagger.captioner else {}
-    embeddings = _embeddings(dataset, job.shard, tagger.embedder) if tagger and tagger.embedder else {}
-    pictures = itertools.groupby(dataset.stream_part(KEYFRAMES, job.shard, _KEYFRAMES_READ), lambda row: row["clip_id"])
-    coming = next(pictures, None)  # keyframes lie in the order of clips; a clip may have none
-    for clip in dataset.read_part(CLIPS, job.shard).to_pylist():
-        keyframes: tuple[Keyframe, ...] = ()
-        if coming and coming[0] == clip["clip_id"]:
-            keyframes = tuple(Keyframe(row["time_s"], row["frame"], row["jpeg"]) for row in coming[1])
-            coming = next(pictures, None)
-        name, video = clip["clip_id"], videos[clip["video_id"]]
-        yield ClipView(clip, video, keyframes, tags.get(name, {}), captions.get(name), embeddings.get(name))
-
-
-def _tags_read(dataset: Dataset, shard: str, tagger: Tagger) -> dict[str, dict[str, Any]]:
-    """clip_id -> tag -> value of the tags that a tagger reads."""
-    found: dict[str, dict[str, Any]] = {}
-    for group in sorted(_groups_read(tagger)):
-        spec = tag_table(group)
-        if dataset.part_schema(spec, shard) is None:
-            continue
-        names = [name for name in tagger.reads if tag(name).group == group]
-        for row in dataset.read_part(spec, shard, ["clip_id", *names]).to_pylist():
-            found.setdefault(row.pop("clip_id"), {}).update({name: value for name, value in row.items() if value is not None})
-    return found
-
-
-def _captions(dataset: Dataset, shard: str, captioner: str) -> dict[str, str]:
-    """clip_id -> short caption; none where the captioner has not come to this shard."""
-    spec = caption_table(captioner)
-    if dataset.part_schema(spec, shard) is None:
-        return {}
-    rows = dataset.read_part(spec, shard, ["clip_id", "caption_short"]).to_pylist()
-    return {row["clip_id"]: row["caption_short"] for row in rows if row["caption_short"]}
-
-
-def _embeddings(dataset: Dataset, shard: str, embedder: Embedder) -> dict[str, np.ndarray]:
-    table = dataset.read_part(embedding_table(embedder.name, embedder.size), shard)
-    vectors = table["embedding"].combine_chunks().flatten().to_numpy(zero_copy_only=False).astype(np.float32).reshape(-1, embedder.size)
-    ids = np.array(table["clip_id"].to_pylist(), object)
-    starts = [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1), len(ids)]
-    return {ids[start]: vectors[start:end] for start, end in itertools.pairwise(starts) if end > start}
 
 
 Place = tuple[str, str, str]

@@ -11,15 +11,16 @@ import re
 import struct
 import uuid
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 knows no mix of captions; a manifest without one is still written so, and Reelmill of then reads it
 REQUIRED_COLUMNS = (
     "clip_id", "video_id", "uri", "start_frame", "num_frames", "start_s", "end_s", "fps",
     "width", "height", "crop_x", "crop_y", "crop_w", "crop_h",
@@ -41,6 +42,7 @@ class ManifestFacts:
     shards: Mapping[str, str]  # dataset-relative path of each file it was cut from -> its SHA-256
     num_rows: int
     tag_statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tag -> count, nulls, mean, quantiles …
+    captions: Mapping[str, float] = field(default_factory=dict)  # captioner -> weight of a mix, the predicate's first
     schema_version: int = SCHEMA_VERSION
 
 
@@ -54,7 +56,12 @@ class Manifest:
 
 
 def write_manifest(
-    path: str | Path, rows: pa.Table, predicate: str, shards: Mapping[str, str], tag_statistics: Mapping[str, Mapping[str, Any]]
+    path: str | Path,
+    rows: pa.Table,
+    predicate: str,
+    shards: Mapping[str, str],
+    tag_statistics: Mapping[str, Mapping[str, Any]],
+    captions: Mapping[str, float] = MappingProxyType({}),
 ) -> str:
     """Freeze `rows` into `path`, atomically, and return the digest. The same arguments give the same bytes.
 
@@ -63,7 +70,8 @@ def write_manifest(
     if missing := [name for name in REQUIRED_COLUMNS if name not in rows.column_names]:
         raise ManifestError(f"a manifest needs the columns {', '.join(missing)}")
     rows = rows.sort_by("clip_id").replace_schema_metadata(None)
-    facts = json.dumps(asdict(ManifestFacts(predicate, dict(shards), rows.num_rows, tag_statistics)), sort_keys=True)
+    described = {"predicate": predicate, "shards": dict(shards), "num_rows": rows.num_rows, "tag_statistics": tag_statistics}
+    facts = _canonical(described, captions)
     target = Path(path)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -99,7 +107,13 @@ def read_manifest(path: str | Path, columns: list[str] | None = None) -> Manifes
     return Manifest(parquet.read(columns=columns).replace_schema_metadata(None), ManifestFacts(**described), digest)
 
 
+def _canonical(described: Mapping[str, Any], captions: Mapping[str, float]) -> str:
+    """Facts as JSON with sorted keys, but for the mix of captions, whose order means something."""
+    described = json.loads(json.dumps({**described, "schema_version": 2 if captions else 1}, sort_keys=True))
+    return json.dumps({**described, "captions": dict(captions)} if captions else described)
+
+
 def _digest(pages: bytes, schema: pa.Schema, facts: str) -> str:
-    # Arrow names the entries of a map differently once it has been through Parquet; the name says nothing.
-    layout = [(column.name, re.sub(r" \('[^']*'\)", "", str(column.type))) for column in schema]
+    # Arrow names the entries of maps and lists differently once they have been through Parquet; the names say nothing.
+    layout = [(column.name, re.sub(r"\blist<\w+: ", "list<element: ", re.sub(r" \('[^']*'\)", "", str(column.type)))) for column in schema]
     return sha256(pages + json.dumps([layout, facts]).encode()).hexdigest()

@@ -17,6 +17,7 @@ Real = Annotated[float, pa.float64()]
 Flag = Annotated[bool, pa.bool_()]
 Blob = Annotated[bytes, pa.binary()]
 Extra = Annotated[dict[str, str], pa.map_(pa.string(), pa.string())]
+Numbers = Annotated[list[int], pa.list_(pa.int64())]
 Hashes = Annotated[list[int | None], pa.list_(pa.uint64())]
 
 
@@ -33,13 +34,26 @@ class FailureCode(StrEnum):
     CORRUPT = "corrupt"  # the stream broke down while decoding
     TRUNCATED = "truncated"  # the file ends well before its stated length
     TOO_LARGE = "too_large"  # frames beyond the configured size limit
-    TIMEOUT = "timeout"  # still decoding at the time limit
+    TIMEOUT = "timeout"  # not done at the time limit
     CRASHED = "crashed"  # the decoder process died
     DUPLICATE = "duplicate"  # the same bytes as another input, which holds the row in videos/
     INTERNAL = "internal"  # an error of Reelmill's own, with the exception in the message
+    INVALID_ANSWER = "invalid_answer"  # a captioner's answer that is not what was asked for, twice
+    REJECTED = "rejected"  # a captioner's server refused the request
+    UNAVAILABLE = "unavailable"  # a captioner's server kept failing or did not answer in time
 
 
-RETRYABLE = frozenset({FailureCode.NOT_FOUND, FailureCode.UNREADABLE, FailureCode.TIMEOUT, FailureCode.CRASHED, FailureCode.INTERNAL})
+RETRYABLE = frozenset(
+    {
+        FailureCode.NOT_FOUND,
+        FailureCode.UNREADABLE,
+        FailureCode.TIMEOUT,
+        FailureCode.CRASHED,
+        FailureCode.INTERNAL,
+        FailureCode.INVALID_ANSWER,
+        FailureCode.UNAVAILABLE,
+    }
+)
 """Failures that another try may cure without the file changing."""
 
 
@@ -127,6 +141,44 @@ class SignatureRecord:
     content_hash: Text  # of all its thumbnails in order: equal where the decoded pictures are
     step_s: Real
     hashes: Hashes  # of the pictures around (k + 0.5) step_s after its first frame; null where they are flat
+
+
+class NullReason(StrEnum):
+    """Why a captioner's answer was not kept, twice: the closed set of `reason`."""
+
+    REPETITION = "repetition"  # the same words again and again
+    REFUSAL = "refusal"  # it would not or could not describe the clip
+    BOILERPLATE = "boilerplate"  # it speaks of the video or of its own answer instead of what is seen
+    LANGUAGE = "language"  # another language than was asked for
+    EMPTY = "empty"  # no words, or the name of the field
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionRecord:
+    """One captioner's caption of one clip. Its texts are all null where it gave none worth keeping, and `reason` says why."""
+
+    clip_id: Text
+    caption_short: Text | None
+    caption_medium: Text | None
+    caption_dense: Text | None
+    subject: Text | None
+    action: Text | None
+    scene: Text | None
+    camera: Text | None
+    style: Text | None
+    lighting: Text | None
+    reason: Text | None
+    camera_agrees: Flag | None  # whether the words of `camera` fit motion_camera; null where they say nothing, or it was not measured
+    language: Text  # that was asked for: en or zh
+    model: Text
+    prompt_version: Text
+    frames: Numbers  # numbers, in the video, of the keyframes shown
+    frame_side: Pixels  # longest side of a picture shown
+    requests: Count  # answers asked for
+    tokens_in: Count | None  # of all requests; null where the server does not say
+    tokens_out: Count | None
+    seconds: Real  # from asking to answer, of all requests
+    cost: Real | None  # by the prices given to the run
 
 
 @dataclass(frozen=True, slots=True)

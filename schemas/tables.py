@@ -11,7 +11,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from schemas.records import ClipRecord, Failure, KeyframeRecord, SignatureRecord, VideoRecord
+from schemas.records import CaptionRecord, ClipRecord, Failure, KeyframeRecord, SignatureRecord, VideoRecord
 from schemas.tags import TAGS, TagSpec
 
 TABLE_KEY = b"reelmill.table"
@@ -82,6 +82,11 @@ def tag_table(group: str, tags: Sequence[TagSpec] | None = None) -> TableSpec:
         raise KeyError(f"no tag belongs to group {group!r}")
     columns = [pa.field("clip_id", pa.string(), nullable=False), *map(_tag_field, members)]
     return _table(f"tags/{group}", sum(tag.version for tag in members), columns)
+
+
+def caption_table(captioner: str) -> TableSpec:
+    """Table of one captioner's captions: a row for each clip that it has captioned."""
+    return _table(f"captions/{captioner}", 1, _record_fields(CaptionRecord))
 
 
 def embedding_table(model: str, size: int) -> TableSpec:

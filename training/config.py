@@ -42,7 +42,8 @@ class DataConfig(_Strict):
     fps: Positive = 8.0  # a shorter clip is sampled more densely, a slower one at its own rate
     sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((96, 56),), min_length=1)  # (width, height) in pixels
     windows_per_clip: PositiveInt = 2  # positions of the num_frames window within a clip's span
-    text_columns: tuple[str, ...] = ("caption_dense", "caption_short")  # the first that is not null is the text
+    # Weight of each column as the text of a draw, among those not null; with a mix of captions, after a captioner was drawn.
+    caption_lengths: dict[str, Positive] = {"caption_short": 1.0, "caption_medium": 1.0, "caption_dense": 2.0}
     condition_tags: tuple[str, ...] = ()  # numeric tags given to the DiT as quantiles in [0, 1]
     cache_mb: NotNegative = 512.0  # decoded windows kept in memory
 

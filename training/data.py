@@ -10,7 +10,7 @@ median, which its import of 0.4 s uses up.
 import math
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import cv2
@@ -25,6 +25,7 @@ from curation.frames import FrameReader, MediaError
 from training.config import DataConfig, TrainError, nearest
 from training.dit import Conditions
 from training.sampler import Draw, Sampler
+from training.texts import choose_text, has_texts
 
 Made = TypeVar("Made")
 
@@ -35,14 +36,14 @@ class SkippedClip(Exception):
 
 @dataclass(frozen=True)
 class Clip:
-    """One window of a clip: `pixels` uint8 [T, H, W, 3] RGB at `fps`; `tags` are quantiles, nan where unknown."""
+    """One window of a clip: `pixels` uint8 [T, H, W, 3] RGB at `fps`; `tags` are quantiles, nan where unknown; `text` is its draw's."""
 
     clip_id: str
     window: int
     pixels: np.ndarray
     fps: float
-    text: str
     tags: tuple[float, ...]
+    text: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,8 @@ class ClipSource:
         self._rows = rows.to_pylist()
         self._config, self._threads, self._say = config, threads, say
         self._tags = [tag_quantiles(rows, tag) for tag in config.condition_tags]
+        if not has_texts(rows, config.caption_lengths):
+            say("the manifest holds no captions: every text is empty")
         self._memory = Memory(config.cache_mb * 1e6)
         self._failed: dict[tuple[int, int], str] = {}
         self.skipped: dict[str, str] = {}
@@ -120,7 +123,8 @@ class ClipSource:
         place = (draw.row, window)
         if place not in self._failed:
             try:
-                return self._memory.get(place, lambda: self._read(draw.row, window), lambda clip: clip.pixels.nbytes)
+                clip = self._memory.get(place, lambda: self._read(draw.row, window), lambda clip: clip.pixels.nbytes)
+                return replace(clip, text=choose_text(row, self._config.caption_lengths, draw.text_choice))
             except (MediaError, SkippedClip) as error:
                 code = f"{error.code.value}: " if isinstance(error, MediaError) else ""
                 self._failed[place] = f"{row['clip_id']} of {row['uri']}: {code}{error}"
@@ -142,8 +146,7 @@ class ClipSource:
         x, y, width, height = (row[name] for name in ("crop_x", "crop_y", "crop_w", "crop_h"))
         size = nearest_size(width, height, config.sizes)
         pixels = np.stack([cover(frame, size) for frame in frames[:, y : y + height, x : x + width]])
-        text = next((row[name] for name in config.text_columns if row.get(name)), "")
-        return Clip(row["clip_id"], window, pixels, span.fps, text, tuple(float(tag[index]) for tag in self._tags))
+        return Clip(row["clip_id"], window, pixels, span.fps, tuple(float(tag[index]) for tag in self._tags))
 
 
 def long_enough(rows: pa.Table, num_frames: int) -> pa.Table:

@@ -13,16 +13,17 @@ import numpy as np
 
 from training.balance import Balance
 
-_ORDER, _WINDOW = 0, 1  # separate random streams of one key
+_ORDER, _WINDOW, _TEXT = 0, 1, 2  # separate random streams of one key
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Sample k: the row of the manifest, and a number in [0, 1) that chooses the window within its span."""
+    """Sample k: the row of the manifest, and numbers in [0, 1) that choose the window within its span and its text."""
 
     k: int
     row: int
     choice: float
+    text_choice: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +41,8 @@ class Sampler:
     def draw(self, k: int) -> Draw:
         """Sample k, in any order, for any k >= 0."""
         epoch, position = divmod(k, self.epoch_length)
-        choice = self.random(_WINDOW, k).random()
-        return Draw(k, int(_epoch_rows(self, epoch)[position]), float(choice))
+        choice, text_choice = (float(self.random(stream, k).random()) for stream in (_WINDOW, _TEXT))
+        return Draw(k, int(_epoch_rows(self, epoch)[position]), choice, text_choice)
 
     def counts(self, epoch: int) -> np.ndarray:
         """How often each row is in an epoch, int64 [N], by systematic rounding of its weight.

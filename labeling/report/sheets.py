@@ -36,18 +36,19 @@ _ENDS = (
     ("naturalness_screen_recording", "high", "Most like a screen recording"),
 )
 SHEET_TAGS = tuple(dict.fromkeys(tag for tag, _, _ in _ENDS))
-FACT_COLUMNS = ("clip_id", "video_id", "uri", "start_s", "end_s", "width", "height", "fps", "boundary_in")
+FACT_COLUMNS = ("clip_id", "video_id", "uri", "start_s", "end_s", "width", "height", "fps", "boundary_in", "caption_short")
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One clip on a sheet. `picture` is a data URI, or empty where there is none."""
+    """One clip on a sheet. `picture` is a data URI; it and `caption` are empty where there is none."""
 
     name: str
     span: str
     value: str
     facts: str
     picture: str
+    caption: str
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def _tile(clip: Mapping[str, Any], value: str, picture: str) -> Tile:
     form = f"{clip['width']}×{clip['height']}, {clip['fps']:.4g} fps, begins with {clip['boundary_in']}"
     facts = [clip["uri"], f"clip {clip['clip_id']}", form, *tags]
     span = f"{clock(clip['start_s'])} – {clock(clip['end_s'])}"
-    return Tile(PurePosixPath(clip["uri"]).name, span, value, "\n".join(facts), picture)
+    return Tile(PurePosixPath(clip["uri"]).name, span, value, "\n".join(facts), picture, clip.get("caption_short") or "")
 
 
 def clock(seconds: float) -> str:

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 import typer
@@ -15,6 +17,8 @@ from jobs.query import query
 from jobs.status import status
 from labeling.query import QueryError
 from schemas.manifest import ManifestError, read_manifest
+from schemas.records import Failure, FailureCode
+from schemas.tables import caption_table
 from schemas.tags import groups
 from tests.labeling.sample import HOSTILE, add_captions, build
 
@@ -77,6 +81,30 @@ def test_parquet_goes_to_a_file(root, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["clips.parquet"]
 
 
+@pytest.fixture(scope="module")
+def captioned(tmp_path_factory):
+    dataset = build(tmp_path_factory.mktemp("captioned") / "dataset")
+    add_captions(dataset, "alpha")
+    add_captions(dataset, "beta")
+    add_captions(dataset, "beta", shard=1, cost=0.001)
+    return dataset.root
+
+
+def test_lists_are_shown_and_written_in_every_format(captioned, tmp_path):
+    asked = ("query", captioned, "caption_model = 'beta'", "--captions", "beta", "--columns", "caption_frames,extra,caption_cost")
+    assert "[0, 12, 24]" in run(*asked).stdout
+    rows = json.loads(run(*asked, "--format", "json").stdout)
+    assert (
+        rows[0] == {"caption_frames": [0, 12, 24], "extra": {"license": "CC0"}, "caption_cost": None} and rows[-1]["caption_cost"] == 0.001
+    )
+    rows = list(csv.DictReader(io.StringIO(run(*asked, "--format", "csv").stdout)))
+    assert json.loads(rows[0]["caption_frames"]) == [0, 12, 24] and json.loads(rows[0]["extra"]) == {"license": "CC0"}
+    run(*asked, "--out", tmp_path / "q.parquet")
+    assert pq.read_table(tmp_path / "q.parquet")["caption_frames"].to_pylist() == [[0, 12, 24]] * 16
+    rows = json.loads(run("query", captioned, "caption_model IS NULL", "--captions", "beta", "--format", "json").stdout)
+    assert len(rows) == 8 and all(row["caption_frames"] is None and row["subject"] is None for row in rows)
+
+
 def test_wrong_use_and_wrong_input(root, tmp_path):
     run("query", root, "--format", "xml", code=2)
     run("query", root, "--limit", "0", code=2)
@@ -115,6 +143,42 @@ def test_manifest_is_the_same_each_time_and_never_overwritten(root, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.parquet", "b.parquet", "c.parquet"]
 
 
+def test_a_manifest_of_one_captioner_holds_its_captions(captioned, tmp_path):
+    run("manifest", captioned, "--where", "camera_agrees IS NULL", "--out", tmp_path / "a.parquet", "--captions", "alpha=3")
+    frozen = read_manifest(tmp_path / "a.parquet")
+    assert frozen.facts.captions == {} and frozen.facts.schema_version == 1 and "captions" not in frozen.rows.column_names
+    assert sum(row["caption_short"] == "a dog, by alpha" for row in frozen.rows.to_pylist()) == 7
+    assert {path.split("/")[1] for path in frozen.facts.shards if path.startswith("captions/")} == {"alpha"}
+    unchosen = run("manifest", captioned, "--where", "true", "--out", tmp_path / "b.parquet")
+    assert "without captions, which are by alpha, beta: choose with --captions" in unchosen.stderr
+    assert "caption_short" not in read_manifest(tmp_path / "b.parquet").rows.column_names
+
+
+def test_a_manifest_of_a_mix_holds_the_captions_of_all(captioned, tmp_path):
+    where = "caption_model = 'beta'"
+    asked = ("manifest", captioned, "--where", where, "--captions", "beta=0.7", "--captions")
+    for name in ("a", "b"):
+        run(*asked, "alpha", "--out", tmp_path / f"{name}.parquet")
+    assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
+    run(*asked, "alpha=2", "--out", tmp_path / "c.parquet")
+    frozen, heavier = (read_manifest(tmp_path / name) for name in ("a.parquet", "c.parquet"))
+    assert list(frozen.facts.captions.items()) == [("beta", 0.7), ("alpha", 1.0)] and frozen.digest != heavier.digest
+    mixes = [[(one["captioner"], one["weight"]) for one in row["captions"]] for row in frozen.rows.to_pylist()]
+    both, one = [("beta", 0.7), ("alpha", 1.0)], [("beta", 0.7)]
+    assert (len(mixes), mixes.count(both), mixes.count(one), mixes.count([])) == (16, 7, 7, 2)
+    assert {path.split("/")[1] for path in frozen.facts.shards if path.startswith("captions/")} == {"alpha", "beta"}
+
+
+@pytest.mark.parametrize("given", [("alpha=0",), ("alpha=x",), ("alpha=",), ("=1",), ("alpha=inf",), ("alpha", "alpha=2")])
+def test_a_mix_that_is_none_is_wrong_use(captioned, tmp_path, given):
+    options = [part for one in given for part in ("--captions", one)]
+    shown = run("manifest", captioned, "--where", "true", "--out", tmp_path / "m.parquet", *options, code=2).stderr
+    assert "--captions" in shown and ("twice" in shown or "NAME=WEIGHT" in shown)
+    with pytest.raises(DatasetError, match="no captions by 'gamma'; it has captions by alpha, beta"):
+        run("manifest", captioned, "--where", "true", "--out", tmp_path / "m.parquet", "--captions", "alpha", "--captions", "gamma=2")
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_empty_manifest_is_an_error_with_its_funnel(root, tmp_path, capsys):
     with pytest.raises(QueryError, match="keeps none of 24 clips"):
         manifest(root, "motion_mean > 0.3 AND duration_s > 99 AND is_short", tmp_path / "m.parquet")
@@ -128,7 +192,7 @@ def test_status_counts_everything(root):
     seen = json.loads(run("status", root, "--json").stdout)
     assert (seen["videos"], seen["clips"], seen["keyframes"], seen["short_clips"]) == (6, 24, 72, 6)
     assert seen["clip_hours"] == pytest.approx(1 / 60) and seen["boundaries"] == {"start": 6, "cut": 6, "fade": 6, "split": 6}
-    assert seen["failures"] == {"corrupt": 2, "timeout": 1} and seen["captions"] == {}
+    assert seen["failures"] == {"corrupt": 2, "timeout": 1} and seen["captions"] == []
     motion = next(group for group in seen["groups"] if group["name"] == "motion")
     assert motion["missing_shards"] == 1 and motion["coverage"]["motion_mean"] == pytest.approx(2 / 3)
     nothing = {"leftovers": [], "outdated_groups": [], "unknown_groups": []}
@@ -147,7 +211,45 @@ def test_status_says_what_is_pending(tmp_path, monkeypatch):
     monkeypatch.setattr(labeling.catalog, "tag_table", newer)
     shown = run("status", dataset.root).stdout
     assert "1 shards were begun" in shown and "older version: quality:" in shown and "does not know: smell" in shown
-    assert "captions  8 alpha" in shown and "20260101T000000Z-curate: curate, local, 12.5 s" in shown
+    assert "20260101T000000Z-curate: curate, local, 12.5 s" in shown
+
+
+def test_status_shows_what_captions_took_and_lack(tmp_path):
+    dataset = build(tmp_path / "dataset")
+    first = add_captions(dataset, "qwen", tokens_in=1_200_000, cost=0.5, camera_agrees=True)
+    second = add_captions(dataset, "qwen", shard=1, camera_agrees=False)
+    add_captions(dataset, "template", shard=2, tokens_in=None, tokens_out=None, seconds=0.0)
+    spec, shard = caption_table("qwen"), dataset.shards()[1]
+    dataset.write_part(spec, shard, dataset.read_part(spec, shard).filter(~pc.is_in(pc.field("clip_id"), pa.array(second[:3]))))
+    spent = ({"tokens_in": "3000", "tokens_out": "70", "cost": "0.25", "requests": "2"}, {"tokens_in": "30"})
+    failed = [
+        Failure("v", clip, "/reels/x.mp4", "caption:qwen", code, "no JSON", retryable=code == FailureCode.UNAVAILABLE, extra=extra)
+        for clip, extra, code in zip(second, spent, (FailureCode.UNAVAILABLE, FailureCode.REJECTED), strict=False)
+    ]
+    dataset.replace_failures(shard, "caption:qwen", failed)
+    for started, clips, tokens in ((2, 100, 90_000), (3, 7, 9_000), (4, 0, None)):
+        record = {"command": "caption", "captioner": "qwen", "captioned_clips": clips, "seconds": 2.0}
+        record |= {"run_id": f"2026010{started}", "tokens_in": tokens, "tokens_out": tokens and 1000, "cost": 0.75}
+        dataset.write_run(record["run_id"], record)
+
+    qwen, template = json.loads(run("status", dataset.root, "--json").stdout)["captions"]
+    assert (qwen["captioner"], qwen["models"], qwen["prompt_versions"]) == ("qwen", {"qwen": 13}, {"1": 13})
+    assert (qwen["clips"], qwen["captioned"], qwen["null_reasons"], qwen["missing"]) == (13, 11, {"refusal": 2}, 9)
+    assert (qwen["failures"], qwen["retryable_failures"], qwen["requests"]) == (2, 1, 15)
+    assert (qwen["camera_agrees"], qwen["camera_disagrees"]) == (len(first), 5)
+    assert (qwen["tokens_in"], qwen["tokens_out"]) == (8 * 1_200_000 + 5 * 1000 + 3030, 13 * 50 + 70)
+    assert (qwen["cost"], qwen["seconds"]) == (4.25, 6.5)
+    rates = {"clips_per_s": 3.5, "tokens_per_s": 5000.0}
+    spent = {"captioned_clips": 7, "seconds": 2.0, "tokens_in": 9000, "tokens_out": 1000, "cost": 0.75}
+    assert qwen["last_run"] == {"run_id": "20260103", **spent, **rates}
+    assert (template["cost"], template["tokens_in"], template["last_run"], template["missing"]) == (None, 0, None, 16)
+
+    shown = " ".join(run("status", dataset.root).stdout.split())
+    assert "captions qwen: 11 of 24 clips captioned, 2 null (2 refusal), 2 failed, camera words agree in 8 of 13" in shown
+    assert "qwen, prompt 1, 15 requests, 9,608,030 tokens in, 720 out, cost 4.25" in shown
+    assert "last run: 7 clips in 2 s, 3.5 clips/s, 5,000.0 tokens/s, cost 0.75" in shown
+    assert "captions by qwen lack 9 clips: run `reelmill caption" in shown and "1 failures of qwen may work another time" in shown
+    assert "captions by template lack 16 clips" in shown
 
 
 def test_commands_load_nothing_heavy_before_they_run():

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from curation.storage import Dataset
-from labeling.catalog import caption_table
 from labeling.embeddings import ClipEmbedder
 from labeling.weights import Models
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, embedding_table, tag_table, to_arrow
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, caption_table, embedding_table, tag_table, to_arrow
 from schemas.tags import TAGS, WEIGHT_FREE
 from tests.benchmarks.kill_and_rerun import ROOT, run, table_digests
 from tests.labeling.clip_model import NAME, write_clip
+from tests.labeling.sample import caption_row
 
 NAMES = ("psd_fades.mp4", "kphotoalbum_movie.avi", "torchcodec_nasa_13013.mp4")
 PLUGIN = ROOT / "examples/my_tags.py"
@@ -226,7 +226,7 @@ def check_caption_similarity(dataset, root, options):
     found = []
     for text in ("a man talks", "a dog runs"):
         spec = caption_table("ours")
-        dataset.write_part(spec, shard, to_arrow(spec, [{"clip_id": clip, "caption_short": text} for clip in clips]))
+        dataset.write_part(spec, shard, to_arrow(spec, [caption_row(clip, "ours", caption_short=text) for clip in clips]))
         cli("tag", root, *group, *models)
         assert "nothing to do" in cli("tag", root, *group, *models).stderr
         found.append(dataset.read(tag_table("clip_captions"))["content_caption_similarity"].to_pylist()[0])

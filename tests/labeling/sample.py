@@ -9,10 +9,9 @@ import cv2
 
 from curation.frames import decode, open_media, rgb, video_stream
 from curation.storage import Dataset
-from labeling.catalog import caption_table
 from schemas.ids import clip_id
 from schemas.records import FailureCode
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, tag_table
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, VIDEOS, caption_table, tag_table, to_arrow
 from schemas.tags import TAGS, TagSpec, groups
 
 HOSTILE = "<script>alert(1)</script>.mp4"
@@ -22,11 +21,11 @@ MESSAGE = "moov atom <b>not</b> found, & more"
 _SOURCES = ("bikes.mp4", "bigbuckbunny.mp4", "carphone_pristine.mp4")
 
 
-def build(root: Path) -> Dataset:
-    """Three shards of two videos with four clips each; shard 2 lacks the group motion; clip i of a video lasts i + 1 seconds."""
+def build(root: Path, shards: int = 3) -> Dataset:
+    """Shards of two videos with four clips each; shard 2 lacks the group motion; clip i of a video lasts i + 1 seconds."""
     dataset = Dataset(str(root))
     pictures = _pictures()
-    for shard in range(3):
+    for shard in range(shards):
         videos = [_video(index) for index in (2 * shard, 2 * shard + 1)]
         clips = [_clip(video, index) for video in videos for index in range(CLIPS_PER_VIDEO)]
         frames = [_keyframe(clip, index, pictures) for clip in clips for index in range(3)]
@@ -40,12 +39,25 @@ def build(root: Path) -> Dataset:
     return dataset
 
 
-def add_captions(dataset: Dataset, captioner: str) -> None:
-    """Captions of the first shard's clips."""
-    shard = dataset.shards()[0]
-    rows = dataset.scan(CLIPS).to_table(columns=["clip_id"])["clip_id"].to_pylist()[: 2 * CLIPS_PER_VIDEO]
-    texts = {"caption_short": f"a dog, by {captioner}", "caption_dense": "a dog runs <i>fast</i>", "model": captioner, "tokens_in": 10}
-    dataset.write_shard(shard, [(caption_table(captioner), [{"clip_id": row, **texts} for row in rows])])
+def add_captions(dataset: Dataset, captioner: str, shard: int = 0, **changes: Any) -> list[str]:
+    """Captions of one shard's clips, whose ids are returned. The last clip's caption was not worth keeping."""
+    name = dataset.shards()[shard]
+    clips = dataset.read_part(CLIPS, name, ["clip_id"])["clip_id"].to_pylist()
+    rows = [caption_row(clip, captioner, **changes) for clip in clips]
+    texts = dict.fromkeys(("caption_short", "caption_medium", "caption_dense"))
+    rows[-1] |= {**texts, "reason": "refusal"}
+    spec = caption_table(captioner)
+    dataset.write_part(spec, name, to_arrow(spec, rows))
+    return clips
+
+
+def caption_row(clip: str, captioner: str, **changes: Any) -> dict[str, Any]:
+    """A row of captions/."""
+    return {
+        "clip_id": clip, "caption_short": f"a dog, by {captioner}", "caption_medium": f"a brown dog runs, by {captioner}",
+        "caption_dense": "a dog runs <i>fast</i>", "language": "en", "model": captioner, "prompt_version": "1", "frames": [0, 12, 24],
+        "frame_side": 384, "requests": 1, "tokens_in": 1000, "tokens_out": 50, "seconds": 0.5, **changes,
+    }  # fmt: skip
 
 
 def _pictures() -> list[bytes]:
@@ -64,7 +76,7 @@ def _pictures() -> list[bytes]:
 
 def _video(index: int) -> dict[str, Any]:
     return {
-        "video_id": f"{index:032x}", "uri": f"/reels/{NAMES[index]}", "size_bytes": 10**6, "container": "mov",
+        "video_id": f"{index:032x}", "uri": f"/reels/{NAMES[index % len(NAMES)]}", "size_bytes": 10**6, "container": "mov",
         "width": 1280, "height": 720 if index % 2 else 480, "rotation": 0, "fps": 25.0, "is_vfr": False, "num_frames": 250,
         "duration_s": 10.0, "codec": "h264",
         "pix_fmt": "yuv420p", "bit_depth": 8, "bit_rate": 800_000, "has_audio": bool(index % 2), "is_hdr": False, "is_interlaced": False,
@@ -107,13 +119,15 @@ def _value(tag: TagSpec, clip: dict[str, Any], chance: random.Random) -> Any:
         return clip["num_frames"] / 100  # 0.25, 0.5, 0.75, 1.0
     if tag.name == "naturalness_static_overlay":
         return None
+    if tag.name == "motion_camera":
+        return chance.choice(["static", "pan_left", "zoom_in"])
     low, high = tag.low or 0.0, tag.high if tag.high is not None else (tag.low or 0.0) + 10
     choices = {"float32": chance.uniform(low, high), "int32": chance.randint(int(low), int(high)), "bool": chance.random() < 0.5}
     return choices.get(tag.dtype, chance.choice(["static", "pan <right>", "zoom in"]))
 
 
 def _failure(shard: int) -> dict[str, Any]:
-    code = (FailureCode.CORRUPT, FailureCode.CORRUPT, FailureCode.TIMEOUT)[shard]
+    code = (FailureCode.CORRUPT, FailureCode.CORRUPT, FailureCode.TIMEOUT)[shard % 3]
     return {
         "video_id": f"{100 + shard:032x}", "clip_id": None, "uri": f"/reels/broken-{shard}-{HOSTILE}", "stage": "scan", "code": code,
         "message": MESSAGE, "retryable": code == FailureCode.TIMEOUT, "decoded_frames": None, "decoded_s": None,

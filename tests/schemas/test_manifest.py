@@ -33,6 +33,28 @@ def test_round_trip(tmp_path, rows):
     assert pq.read_table(tmp_path / "m.parquet").num_rows == 3, "any Parquet reader can read it"
 
 
+def test_a_mix_of_captions_is_kept_in_its_order_and_stands_in_the_digest(tmp_path, rows):
+    plain = freeze(tmp_path / "plain.parquet", rows)
+    digests = set()
+    for mix in ({"z": 2.0, "a": 0.5}, {"a": 0.5, "z": 2.0}, {"z": 2.0, "a": 0.6}):
+        digests.add(write_manifest(tmp_path / "m.parquet", rows, "motion_mean > 0", {"clips/part-x.parquet": "00"}, {}, mix))
+        read = read_manifest(tmp_path / "m.parquet").facts
+        assert list(read.captions.items()) == list(mix.items()) and read.schema_version == 2
+    assert len(digests | {plain}) == 4
+    facts = read_manifest(tmp_path / "plain.parquet").facts
+    assert facts.captions == {} and facts.schema_version == 1, "what knows no mixes can read it"
+
+
+def test_lists_and_structs_survive_being_frozen(tmp_path, rows):
+    """DuckDB, Arrow and Parquet each have a name of their own for the entries of a list."""
+    for name in ("l", "item", "element"):
+        entry = pa.struct({"captioner": pa.string(), "weights": pa.list_(pa.field(name, pa.float64()))})
+        mix = pa.array([[{"captioner": "a", "weights": [0.5]}], [], None], pa.list_(pa.field(name, entry)))
+        digest = freeze(tmp_path / f"{name}.parquet", rows.append_column("captions", mix))
+        read = read_manifest(tmp_path / f"{name}.parquet")
+        assert read.digest == digest and read.rows["captions"].to_pylist()[1] == [{"captioner": "a", "weights": [0.5]}]
+
+
 def test_the_order_of_rows_does_not_change_the_bytes(tmp_path, rows):
     freeze(tmp_path / "one.parquet", rows)
     freeze(tmp_path / "two.parquet", rows.take([2, 0, 1]))

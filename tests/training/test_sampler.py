@@ -37,12 +37,22 @@ def test_order_changes_with_epoch_seed_and_manifest() -> None:
 
 def test_the_known_sequence_stays() -> None:
     """A change here breaks the resuming of every run: it must be meant."""
-    assert [_uniform(8).draw(k).row for k in range(16)] == [6, 0, 7, 4, 2, 1, 3, 5, 6, 5, 1, 0, 3, 7, 2, 4]
+    draws = [_uniform(8).draw(k) for k in range(16)]
+    assert [draw.row for draw in draws] == [6, 0, 7, 4, 2, 1, 3, 5, 6, 5, 1, 0, 3, 7, 2, 4]
+    assert [round(draw.choice, 6) for draw in draws[:4]] == [0.455933, 0.4298, 0.094359, 0.012981]
+    assert [round(draw.text_choice, 6) for draw in draws[:4]] == [0.824564, 0.759921, 0.871731, 0.355061]
 
 
 def test_windows_differ_from_draw_to_draw() -> None:
     choices = [_uniform(8).draw(k).choice for k in range(64)]
     assert all(0 <= choice < 1 for choice in choices) and 0.3 < np.mean(choices) < 0.7
+
+
+def test_texts_are_drawn_by_numbers_of_their_own() -> None:
+    draws = [_uniform(8).draw(k) for k in range(400)]
+    texts, windows = np.array([(draw.text_choice, draw.choice) for draw in draws]).T
+    assert texts.min() >= 0 and texts.max() < 1 and abs(texts.mean() - 0.5) < 0.05
+    assert abs(np.corrcoef(texts, windows)[0, 1]) < 0.15 and len(set(texts)) == 400
 
 
 @settings(max_examples=60)

@@ -30,6 +30,8 @@ def test_presets_load_by_name_and_path_and_survive_being_written(preset: str, tm
         ({"sede": 1}, "unknown key 'sede'; did you mean 'seed'"),
         ({"data": {"num_frame": 9}}, "data: unknown key 'num_frame'; did you mean 'num_frames'"),
         ({"stages": [{**STAGES[0], "stesp": 3}]}, r"stages\[0\]: unknown key 'stesp'; did you mean 'steps'"),
+        ({"data": {"text_columns": ["caption_short"]}}, "data: unknown key 'text_columns'"),
+        ({"data": {"caption_lengths": {"caption_short": 0}}}, "data.caption_lengths.caption_short: .*greater than 0"),
         ({"data": {"num_frames": 10}}, "1 \\+ a multiple of 4"),
         ({"data": {"sizes": [[60, 40]]}}, "multiples of 8"),
         ({"stages": STAGES[1:]}, "begin with one that trains the vae"),

@@ -77,7 +77,7 @@ def test_a_wanted_rate_is_met_and_a_short_span_sampled_densely() -> None:
 def test_windows_hold_the_frames_of_their_span_and_the_active_picture(any_video: Path) -> None:
     row = _row(any_video, "a", start_frame=30, start_s=1.2, end_s=2.4, crop_y=16, crop_h=32)
     source = _source([row])
-    first, last = source.load(Draw(0, 0, 0.0)), source.load(Draw(1, 0, 0.99))
+    first, last = source.load(Draw(0, 0, 0.0, 0.0)), source.load(Draw(1, 0, 0.99, 0.0))
     assert first.pixels.shape == (5, 16, 48, 3) and first.fps == 5 and first.text == "a test"
     assert np.abs(first.pixels.mean((1, 2, 3)) - 2 * (30 + 5 * np.arange(5))).max() < 3
     assert np.abs(last.pixels.mean((1, 2, 3)) - 2 * (39 + 5 * np.arange(5))).max() < 3
@@ -98,7 +98,7 @@ def test_unreadable_clips_are_skipped_counted_and_told_once(video: Path, tmp_pat
     assert [clip.clip_id for clip in taken.clips] == ["a"] * 3 and taken.next_k > 3
     for window in (0.0, 0.9):
         with pytest.raises(SkippedClip):
-            source.load(Draw(0, 1, window))
+            source.load(Draw(0, 1, window, 0.0))
     assert source.take(sampler, 0, 3).next_k == taken.next_k and len(said) == len(source.skipped) == 3
     assert source.skipped["b"].startswith("not_media: ") and source.skipped["c"].startswith("not_found: ")
     assert "96x64, not 96x60" in source.skipped["d"]
@@ -115,8 +115,22 @@ def test_memory_is_bounded_and_changes_nothing(video: Path) -> None:
     rows = [_row(video, "a"), _row(video, "b", start_frame=10, start_s=0.4, end_s=1.6)]
     rich, poor = _source(rows), _source(rows, cache_mb=0)
     for k in (0, 1, 0, 1):
-        assert np.array_equal(rich.load(Draw(k, k, 0.0)).pixels, poor.load(Draw(k, k, 0.0)).pixels)
+        assert np.array_equal(rich.load(Draw(k, k, 0.0, 0.0)).pixels, poor.load(Draw(k, k, 0.0, 0.0)).pixels)
     assert len(rich._memory._values) == 2 and len(poor._memory._values) == 1
+
+
+def test_one_window_comes_with_different_texts_and_is_decoded_once(video: Path) -> None:
+    row = _row(video, "a", caption_short="short", caption_dense="dense")
+    source = _source([row], caption_lengths={"caption_dense": 1, "caption_short": 3})
+    first, second = source.load(Draw(0, 0, 0.0, 0.1)), source.load(Draw(1, 0, 0.0, 0.9))
+    assert (first.text, second.text) == ("dense", "short") and first.pixels is second.pixels
+
+
+def test_a_manifest_without_captions_gives_empty_texts_and_says_so(video: Path) -> None:
+    row = {name: value for name, value in _row(video, "a").items() if not name.startswith("caption")}
+    said: list[str] = []
+    assert _source([row], said).load(Draw(0, 0, 0.0, 0.5)).text == ""
+    assert said == ["the manifest holds no captions: every text is empty"]
 
 
 def test_too_short_and_empty_manifests() -> None:
@@ -147,7 +161,7 @@ def test_tags_become_quantiles_and_unknown_stays_unknown() -> None:
 
 def test_batches_hold_one_shape_each_and_every_clip(video: Path) -> None:
     source = _source([_row(video, "a"), _row(video, "b", crop_w=20)], condition_tags=["motion_mean"])
-    clips = [source.load(Draw(k, k % 2, 0.0)) for k in range(3)]
+    clips = [source.load(Draw(k, k % 2, 0.0, 0.0)) for k in range(3)]
     batches = make_batches(clips, lambda clip: to_tensor(clip.pixels), 4)
     assert [batch.clip_ids for batch in batches] == [("a", "a"), ("b",)]
     assert batches[0].x.shape == (2, 3, 5, 16, 48) and batches[0].conditions.latent_fps.tolist() == [1.25, 1.25]

@@ -77,7 +77,13 @@ def _row(path: Path, caption: str | None, index: int) -> dict[str, object]:
     span = {"start_frame": 0, "num_frames": num_frames, "start_s": 0.0, "end_s": times_s[num_frames]}
     shape = {"width": width, "height": height, "crop_x": 0, "crop_y": 0, "crop_w": width, "crop_h": height}
     facts = {"clip_id": path.name, "video_id": path.name, "uri": str(path), "fps": num_frames / times_s[num_frames]}
-    return {**facts, **span, **shape, "motion_mean": float(index), "caption_dense": None, "caption_short": caption}
+    mix = [{"captioner": name, "weight": weight, "caption_short": f"{caption}, {name}"} for name, weight in (("a", 0.7), ("b", 0.3))]
+    texts = {
+        "caption_dense": caption and f"{caption}, which is seen at length",
+        "caption_short": caption,
+        "captions": mix if caption else [],
+    }
+    return {**facts, **span, **shape, "motion_mean": float(index), **texts}
 
 
 def _start(given: Given, out: Path, *options: str) -> subprocess.Popen:
