@@ -168,6 +168,7 @@ class _Model:
     processor: Any
     constraint: Constraint
     ends: frozenset[int]  # tokens that end an answer
+    silent: list[int] | None  # other special tokens: the grammar would take them for their names, and they are not decoded
     control: re.Pattern[str]
     max_tokens: int
     closing: threading.Event
@@ -220,6 +221,7 @@ class _Model:
                 max_new_tokens=self.max_tokens,
                 eos_token_id=sorted(self.ends),
                 pad_token_id=self.processor.tokenizer.pad_token_id,
+                suppress_tokens=self.silent,
                 logits_processor=[self.constraint.processor()],
                 stopping_criteria=[self._is_closing],
             )
@@ -288,7 +290,8 @@ def _load(backend: LocalBackend, schema: dict[str, Any], closing: threading.Even
         held = constraint(schema, processor.tokenizer, width, sorted(ends))
     except Exception as error:
         raise CaptionError(f"{folder}: the model's answers cannot be held to a schema ({_line(error)}); use another model") from error
-    return _Model(network, processor, held, ends, _control(processor), backend.max_tokens, closing)
+    silent = [number for number, token in processor.tokenizer.added_tokens_decoder.items() if token.special and number not in ends] or None
+    return _Model(network, processor, held, ends, silent, _control(processor), backend.max_tokens, closing)
 
 
 def _load_processor(folder: Path) -> Any:

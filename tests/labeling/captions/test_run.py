@@ -216,6 +216,12 @@ def test_other_models_and_other_frames_are_other_captions(dataset):
         caption(dataset, other)
         assert {row["model"] for row in rows_of(dataset).values()} == {"large"}
         check_one_place_each(dataset)
+    with ScriptedServer(always("wrong-schema")) as server:
+        caption(dataset, job(server, model="huge"))
+        assert not rows_of(dataset) and len(failures_of(dataset)) == 24  # what failed is not left with an older caption
+        check_one_place_each(dataset)
+    with ScriptedServer(always("good")) as server:
+        caption(dataset, other := job(server, model="large"))
         fewer = Job("vlm", other.backend, other.prompt, Budget(100), (0.2, 0.7), None, Limits(), 1024)
         assert len(find_pending(dataset, fewer.captioner).outdated) == 24
 

@@ -20,7 +20,7 @@ HIDDEN = 64
 IMAGE = 56  # pixels: side of what the vision tower sees
 PATCH = 14  # (IMAGE / PATCH / 2)² = 4 tokens a picture
 SEED = 7
-QUOTE = 3.2  # how much more likely than other tokens the end of a JSON text is in random models: it comes after some ten tokens
+QUOTE = 4.0  # how much more likely than other tokens the end of a JSON text is in random models: it comes after some ten tokens
 WORDS = """{"caption_short":"a man walks","caption_medium":"a woman in a red coat walks along the street","caption_dense":"two dogs run",
 "subject":"dog","action":"running","scene":"a park in the evening","camera":"the camera pans left","style":"film","lighting":"soft light"}
 Describe the video clip shown by these frames. Answer with one JSON object. System User Assistant Duration seconds
