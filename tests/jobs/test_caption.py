@@ -20,6 +20,7 @@ from tests.benchmarks.kill_and_rerun import ROOT, run, table_digests
 from tests.labeling.captions.scripted_server import ScriptedServer, always
 from tests.labeling.captions.test_words import GOOD
 from tests.labeling.captions.tiny_vlm import serving, tiny_vlm
+from tests.labeling.clip_model import NAME, write_clip
 from tests.labeling.sample import build
 
 KEY = "sk-very-secret-0123456789"
@@ -187,6 +188,18 @@ def test_a_model_in_a_folder_captions_real_clips(real, tmp_path, family):
     assert rows_of(real, "transformers")[0]["model"].startswith("tiny@")
     _, err = cli("caption", real.root, "--captioner", "transformers", "--model", tmp_path, "--name", "none", code=1)
     assert "config.json" in err
+
+
+@pytest.mark.slow
+def test_captions_are_compared_with_the_pictures_where_these_are_embedded(real, tmp_path):
+    write_clip(tmp_path)
+    clip = ("--models", tmp_path, "--clip-model", NAME)
+    cli("tag", real.root, "--group", "clip", *clip)
+    assert "was not measured" in cli("caption", real.root, "--captioner", "template", "--clip-model", NAME)[1]
+    assert "was measured on" in cli("caption", real.root, "--captioner", "template", *clip)[1]
+    out, _ = cli("query", real.root, "content_caption_similarity BETWEEN -1 AND 1", "--columns", "clip_id", "--format", "json")
+    assert len(json.loads(out)) == real.read(CLIPS).num_rows
+    assert "similarity" not in cli("caption", real.root, "--captioner", "template", *clip)[1]
 
 
 @pytest.mark.slow
