@@ -126,7 +126,8 @@ def _captions_pending(seen: "Overview") -> "Iterator[str]":
     for one in seen.captions:
         command = f"`reelmill caption {seen.root} --captioner ... --name {one.captioner}`"
         if one.missing:
-            yield f"captions by {one.captioner} lack {one.missing:,} clips: run {command} again"
+            kept = f", {one.journaled:,} of which are done and kept from a run that was stopped" if one.journaled else ""
+            yield f"captions by {one.captioner} lack {one.missing:,} clips{kept}: run {command} again"
         if one.retryable_failures:
             yield f"{one.retryable_failures:,} failures of {one.captioner} may work another time: run {command} with --retry-failed"
 

@@ -55,6 +55,7 @@ class Captions:
     failures: int
     retryable_failures: int
     missing: int  # clips with neither row nor failure
+    journaled: int  # of these, clips that a run which was stopped has done: the next one makes rows of them
     camera_agrees: int
     camera_disagrees: int
     requests: int
@@ -166,6 +167,7 @@ def _captions(dataset: Dataset, name: str, clip_ids: pa.ChunkedArray, failures: 
         failures=failed.num_rows,
         retryable_failures=_sum(failed["retryable"]),
         missing=_sum(pc.invert(pc.is_in(clip_ids, value_set=known))),
+        journaled=len(_journaled(dataset, name) - set(known.to_pylist())),
         camera_agrees=_sum(rows["camera_agrees"]),
         camera_disagrees=_sum(pc.invert(rows["camera_agrees"])),
         requests=int(totals["requests"]),
@@ -175,6 +177,13 @@ def _captions(dataset: Dataset, name: str, clip_ids: pa.ChunkedArray, failures: 
         cost=totals["cost"] if has_cost else None,
         last_run=_caption_run(captioned_runs[-1]) if captioned_runs else None,
     )
+
+
+def _journaled(dataset: Dataset, name: str) -> set[str]:
+    """Ids of the clips that are done in the journals of a captioner."""
+    spec = caption_table(name)
+    lines = (line for shard in dataset.journaled(spec) for lines in dataset.read_journal(spec, shard).values() for line in lines)
+    return {end["clip_id"] for line in lines if (end := line.get("row") or line.get("failure"))}
 
 
 def _caption_run(record: Mapping[str, Any]) -> CaptionRun:

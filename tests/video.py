@@ -23,7 +23,8 @@ def write_video(
         stream = None
         for index, image in enumerate(frames):
             if stream is None:
-                stream = container.add_stream(codec, rate=fps, options=options or {})
+                # With more threads x264 gives other bytes on a busy machine.
+                stream = container.add_stream(codec, rate=fps, options={"threads": "1", **(options or {})})
                 stream.height, stream.width, stream.pix_fmt = *image.shape[:2], pix_fmt
                 if times_ms is not None:
                     stream.codec_context.time_base = Fraction(1, 1000)

@@ -228,6 +228,8 @@ def kill_and_check(dataset: Dataset, kills: int, seed: int, concurrency: int = 8
             process.send_signal(signal.SIGKILL)
             killed_s.append(time.time())
             process.communicate()
+            seen = json.loads(cli("status", dataset.root, "--json")[0])["captions"][0]
+            assert seen["clips"] + seen["failures"] + seen["missing"] == clips and seen["journaled"] <= seen["missing"]
         cli(*arguments, server.base_url, code=3)
         time.sleep(0.3)  # the server notices that those it answered are gone
     rows = rows_of(dataset)
