@@ -1,7 +1,7 @@
 """Checkpoints: a folder per step that is there whole or not at all, and that loads without running any pickled code.
 
-The noise and the sample order of a step are pure functions of (seed, stage, step), so no random state needs keeping:
-weights, averaged weights, optimizer state and `Progress` are everything a run needs to go on as if never stopped.
+The noise of a step is a pure function of (seed, stage, step) and its clips are one of the plan's state, so no random
+state needs keeping: weights, averaged weights, optimizer state and `Progress` are everything a run needs to go on as if never stopped.
 """
 
 import json
@@ -17,18 +17,19 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from training.config import TrainError
+from training.packing import PlanState
 
 _NAME = re.compile(r"step_(\d{8})")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: in stage number `stage`, `step` steps done there and `total_steps` in all, next draw `k`."""
+    """Where a run stands: in stage number `stage`, `step` steps done there and `total_steps` in all, and where its plan does."""
 
     stage: int = 0
     step: int = 0
     total_steps: int = 0
-    k: int = 0
+    plan: PlanState = PlanState()
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ def list_checkpoints(folder: Path) -> list[Path]:
 def load_progress(checkpoint: Path) -> Progress:
     """Where the run stood. Raises TrainError."""
     try:
-        return Progress(**json.loads((checkpoint / "progress.json").read_text()))
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads((checkpoint / "progress.json").read_text())
+        plan = PlanState(content["plan"]["next_k"], tuple(content["plan"]["carried"]))
+        return Progress(**{**content, "plan": plan})
+    except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainError(f"{checkpoint} is not a checkpoint: {error}; remove it to use the one before it") from error
 
 

@@ -35,13 +35,20 @@ class _Strict(BaseModel):
         return given
 
 
+class ShapesConfig(_Strict):
+    """In what shape clips are trained: each keeps its aspect ratio and, up to a maximum, its length."""
+
+    areas: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((96, 56),), min_length=1)  # as width x height in pixels
+    max_frames: PositiveInt = 17
+    frame_step: PositiveInt = 1  # latent frames from one length to the next; more make fewer buckets and cut more frames
+    fps: Literal["native"] | Positive = 8.0  # a slower clip stays at its own rate; the dit is told the rate of each
+
+
 class DataConfig(_Strict):
     """Which frames of a clip are seen, and in what shape."""
 
-    num_frames: PositiveInt = 17
-    fps: Positive = 8.0  # a shorter clip is sampled more densely, a slower one at its own rate
-    sizes: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((96, 56),), min_length=1)  # (width, height) in pixels
-    windows_per_clip: PositiveInt = 2  # positions of the num_frames window within a clip's span
+    shapes: ShapesConfig = ShapesConfig()
+    windows_per_clip: PositiveInt = 2  # positions of the frames trained on within a clip's span
     # Weight of each column as the text of a draw, among those not null; with a mix of captions, after a captioner was drawn.
     caption_lengths: dict[str, Positive] = {"caption_short": 1.0, "caption_medium": 1.0, "caption_dense": 2.0}
     condition_tags: tuple[str, ...] = ()  # numeric tags given to the DiT as quantiles in [0, 1]
@@ -135,7 +142,10 @@ class StageConfig(_Strict):
     name: str
     model: Literal["vae", "dit"]
     steps: PositiveInt
-    batch_size: PositiveInt = 8
+    batching: Literal["bucketed", "packed"] = "bucketed"  # clips of one shape, or any clips end to end
+    max_tokens: PositiveInt = 4096  # of one batch, as the memory of one device allows
+    micro_batches: PositiveInt = 1  # batches of one step, shared by all ranks
+    shapes: ShapesConfig | None = None  # none: those of data.shapes
     learning_rate: Positive = 1e-3
     final_learning_rate: NotNegative = 1e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 10
@@ -149,6 +159,7 @@ class SampleConfig(_Strict):
 
     prompt: str = ""
     every_steps: Annotated[int, Field(ge=0)] = 0
+    fps: Positive = 24.0  # where data.shapes.fps is native; otherwise the samples have that rate
     num_steps: PositiveInt = 20
     guidance: NotNegative = 2.0
 
@@ -171,16 +182,31 @@ class TrainConfig(_Strict):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
-        if (self.data.num_frames - 1) % self.vae.time_factor:
-            raise ValueError(f"data.num_frames must be 1 + a multiple of {self.vae.time_factor}, the vae.time_factor")
-        side = self.vae.space_factor * self.dit.patch
-        if bad := [size for size in self.data.sizes if size[0] % side or size[1] % side]:
-            raise ValueError(f"data.sizes must be multiples of {side}, the pixels of one token; {bad[0]} is not")
+        for stage in self.stages:
+            self._shapes_fit(stage)
         if self.stages[0].model != "vae":
             raise ValueError("stages must begin with one that trains the vae: the dit learns on its latents")
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ValueError("stages must have different names")
         return self
+
+    def shapes_of(self, stage: StageConfig) -> ShapesConfig:
+        """The shapes of a stage: its own, or else those of the data."""
+        return stage.shapes or self.data.shapes
+
+    def _shapes_fit(self, stage: StageConfig) -> None:
+        shapes, side = self.shapes_of(stage), self.vae.space_factor * self.dit.patch
+        step = self.vae.time_factor * shapes.frame_step
+        if (shapes.max_frames - 1) % step:
+            raise ValueError(f"max_frames of the shapes must be 1 + a multiple of {step}, vae.time_factor * frame_step")
+        if small := [size for size in shapes.areas if size[0] * size[1] < side**2]:
+            raise ValueError(f"areas of the shapes must hold a token of {side}x{side} pixels; {small[0]} does not")
+        if stage.model == "vae" and stage.batching == "packed":
+            raise ValueError(f"stages: {stage.name} trains the vae, which takes clips of one shape; batching must be bucketed")
+        cells = max(width * height // side**2 for width, height in shapes.areas)
+        longest = cells * (1 + (shapes.max_frames - 1) // self.vae.time_factor)
+        if longest > stage.max_tokens:
+            raise ValueError(f"stages: {stage.name} has max_tokens {stage.max_tokens}, but the largest shape has {longest} tokens")
 
 
 def load_config(path_or_preset: str | Path) -> TrainConfig:

@@ -2,7 +2,8 @@
 
 Full attention over all space-time tokens, after DiT (Peebles & Xie 2023): adaLN-zero modulation by noise level and
 tags, rotary positions (Su et al. 2021) in three dimensions with time in seconds, query-key norm (Dehghani et al. 2023),
-and cross-attention to a byte-level text encoder that is trained along.
+and cross-attention to a byte-level text encoder that is trained along. Clips of different shapes stand end to end in one
+row (NaViT: Dehghani et al. 2023), each with its own noise level and conditions, and attend to nothing but themselves.
 """
 
 import math
@@ -68,12 +69,10 @@ def rotate(x: Tensor, angles: Tensor) -> Tensor:
 
 
 def token_positions(shape: tuple[int, int, int], latent_fps: Tensor) -> Tensor:
-    """Positions [B, T H W, 3] of a (T, H, W) grid: time in 1/8 s; row and column in tokens from the middle."""
+    """Positions [T H W, 3] of a (T, H, W) grid: time in 1/8 s, for a scalar rate; row and column in tokens from the middle."""
     frames, rows, columns = (torch.arange(size, dtype=torch.float32) for size in shape)
-    grid = torch.cartesian_prod(frames, rows - rows.mean(), columns - columns.mean()).view(-1, 3)
-    scale = torch.ones(len(latent_fps), 1, 3)
-    scale[:, 0, 0] = 1 / (latent_fps * _TIME_UNIT_S)
-    return grid * scale
+    times = frames / (latent_fps * _TIME_UNIT_S)
+    return torch.cartesian_prod(times, rows - rows.mean(), columns - columns.mean()).view(-1, 3)
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
@@ -94,15 +93,32 @@ class Attention(nn.Module):
         self.query_norm, self.key_norm = nn.RMSNorm(head_size), nn.RMSNorm(head_size)
         self.out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, context: Tensor, angles: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """x [B, L, width], context [B, M, context_width], angles [B, L, head_size / 2], mask bool [B, M] -> like x."""
+    def forward(
+        self,
+        x: Tensor,
+        context: Tensor,
+        angles: Tensor | None = None,
+        mask: Tensor | None = None,
+        lengths: Sequence[int] | None = None,
+    ) -> Tensor:
+        """x [B, L, width], context [B, M, context_width], angles [B, L, head_size / 2], mask bool [B, M] -> like x.
+
+        With the `lengths` of S segments x is one row [1, L, width], each segment of which sees only its own context: itself
+        in the context [1, L, ...], or, with a mask [S, M], its row of the context [S, M, ...].
+        """
         query = self._split(self.to_query(x))
         key, value = map(self._split, self.to_key_value(context).chunk(2, dim=-1))
         query, key = self.query_norm(query), self.key_norm(key)
         if angles is not None:
             query, key = rotate(query, angles), rotate(key, angles)
         allowed = None if mask is None else mask[:, None, None, :]
-        mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        if lengths is None:
+            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
+        else:
+            size, axis = (lengths, 2) if allowed is None else (1, 0)
+            masks = [None] * len(lengths) if allowed is None else allowed.split(1)
+            segments = zip(query.split(lengths, 2), key.split(size, axis), value.split(size, axis), masks, strict=True)
+            mixed = torch.cat([F.scaled_dot_product_attention(q, k, v, attn_mask=m) for q, k, v, m in segments], dim=2)
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:
@@ -153,12 +169,15 @@ class Block(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, angles: Tensor, text: Tensor, mask: Tensor) -> Tensor:
-        """x [B, L, width], condition [B, width], text [B, M, text_width] with mask [B, M] -> like x."""
-        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(F.silu(condition)).unsqueeze(1).chunk(6, dim=-1)
+    def forward(self, x: Tensor, condition: Tensor, angles: Tensor, text: Tensor, mask: Tensor, lengths: Sequence[int] | None) -> Tensor:
+        """x [B, L, width], condition [S, width], text [S, M, text_width] with mask [S, M] -> like x.
+
+        Either B is S, the number of clips, or B is 1 and `lengths` are those of the S clips in its row.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = _per_token(self.modulation(F.silu(condition)), lengths).chunk(6, dim=-1)
         normed = self.norms[0](x) * (1 + scale1) + shift1
-        x = x + gate1 * self.attention(normed, normed, angles)
-        x = x + self.text_attention(self.text_norm(x), text, mask=mask)
+        x = x + gate1 * self.attention(normed, normed, angles, lengths=lengths)
+        x = x + self.text_attention(self.text_norm(x), text, mask=mask, lengths=lengths)
         return x + gate2 * self.mlp(self.norms[1](x) * (1 + scale2) + shift2)
 
 
@@ -182,20 +201,25 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x_t: Tensor, t: Tensor, conditions: Conditions) -> Tensor:
-        """Noisy latents x_t [B, C, T, H, W] at noise levels t [B] to their velocity, of the same shape."""
-        tokens = _to_tokens(x_t, self.config.patch)
-        shape = (x_t.shape[2], x_t.shape[3] // self.config.patch, x_t.shape[4] // self.config.patch)
-        positions = token_positions(shape, conditions.latent_fps)
-        angles = rotary_angles(positions, self.config.width // self.config.heads, self.config.rope_theta)
+    def forward(self, x_t: Sequence[Tensor], t: Tensor, conditions: Conditions) -> tuple[Tensor, ...]:
+        """Noisy latents, S of [C, T, H, W] that may differ in shape, at noise levels t [S] to their velocities, alike."""
+        patch = self.config.patch
+        shapes = [(x.shape[1], x.shape[2] // patch, x.shape[3] // patch) for x in x_t]
+        tokens = [_to_tokens(x, patch) for x in x_t]
+        places = [token_positions(shape, fps) for shape, fps in zip(shapes, conditions.latent_fps, strict=True)]
+        lengths = [len(clip) for clip in tokens] if len(set(map(len, tokens))) > 1 else None
+        join = torch.stack if lengths is None else lambda parts: torch.cat(parts)[None]
+        angles = rotary_angles(join(places), self.config.width // self.config.heads, self.config.rope_theta)
         condition = self.time(sinusoids(t, self.config.width)) + self._tag_condition(conditions.tags)
         text_bytes = to_bytes(conditions.texts, self.config.max_text_bytes)
         text = self.text(text_bytes)
-        x = self.embed(tokens)
+        x = self.embed(join(tokens))
         for block in self.blocks:
-            x = block(x, condition, angles, text, text_bytes.mask)
-        shift, scale = self.modulation(F.silu(condition)).unsqueeze(1).chunk(2, dim=-1)
-        return _from_tokens(self.out(self.norm(x) * (1 + scale) + shift), shape, self.config.patch)
+            x = block(x, condition, angles, text, text_bytes.mask, lengths)
+        shift, scale = _per_token(self.modulation(F.silu(condition)), lengths).chunk(2, dim=-1)
+        out = self.out(self.norm(x) * (1 + scale) + shift)
+        clips = out.unbind() if lengths is None else out[0].split(lengths)
+        return tuple(_from_tokens(clip, shape, patch) for clip, shape in zip(clips, shapes, strict=True))
 
     def _tag_condition(self, tags: Tensor) -> Tensor:
         """Tags [B, N] in [0, 1] or nan to one vector [B, width]."""
@@ -206,13 +230,20 @@ class DiT(nn.Module):
         return total
 
 
+def _per_token(values: Tensor, lengths: Sequence[int] | None) -> Tensor:
+    """Values [S, width] per clip, for x [S, L, width], or for the row [1, L, width] in which clips of `lengths` stand."""
+    if lengths is None:
+        return values.unsqueeze(1)
+    return values.repeat_interleave(torch.tensor(lengths, device=values.device), dim=0).unsqueeze(0)
+
+
 def _to_tokens(x: Tensor, patch: int) -> Tensor:
-    """[B, C, T, H, W] to [B, T H W / p², C p²]."""
-    x = x.unflatten(4, (-1, patch)).unflatten(3, (-1, patch))  # [B, C, T, H, p, W, p]
-    return x.permute(0, 2, 3, 5, 1, 4, 6).flatten(4).flatten(1, 3)
+    """[C, T, H, W] to [T H W / p², C p²]."""
+    x = x.unflatten(3, (-1, patch)).unflatten(2, (-1, patch))  # [C, T, H, p, W, p]
+    return x.permute(1, 2, 4, 0, 3, 5).flatten(3).flatten(0, 2)
 
 
 def _from_tokens(tokens: Tensor, shape: tuple[int, int, int], patch: int) -> Tensor:
     """The inverse of `_to_tokens`, for a grid of `shape` tokens."""
-    x = tokens.unflatten(2, (-1, patch, patch)).unflatten(1, shape)  # [B, T, H, W, C, p, p]
-    return x.permute(0, 4, 1, 2, 5, 3, 6).flatten(5, 6).flatten(3, 4)
+    x = tokens.unflatten(1, (-1, patch, patch)).unflatten(0, shape)  # [T, H, W, C, p, p]
+    return x.permute(3, 0, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)

@@ -18,6 +18,7 @@ from training.data import to_pixels
 from training.dit import Conditions
 from training.flow import euler, guided
 from training.runs import RunFolder, make_models
+from training.shapes import largest, token_of
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,11 @@ class SampleSettings:
 
 
 def default_settings(config: TrainConfig) -> SampleSettings:
-    """What a run samples when nothing else is asked for: the first of its sizes, at full length."""
-    (width, height), data, sample = config.data.sizes[0], config.data, config.sample
-    return SampleSettings(sample.prompt, config.seed, width, height, data.num_frames, data.fps, sample.num_steps, sample.guidance, {})
+    """What a run samples when nothing else is asked for: the largest shape of its last stage, at full length."""
+    shapes, sample = config.shapes_of(config.stages[-1]), config.sample
+    shape = largest(shapes, token_of(config))
+    fps = sample.fps if shapes.fps == "native" else shapes.fps
+    return SampleSettings(sample.prompt, config.seed, shape.width, shape.height, shape.frames, fps, sample.num_steps, sample.guidance, {})
 
 
 @torch.no_grad()
@@ -56,8 +59,8 @@ def generate(vae: nn.Module, dit: nn.Module, config: TrainConfig, settings: Samp
     conditions = _conditions(config, settings)
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        with_condition, without = dit(x_t.expand(2, *shape[1:]), t.expand(2), conditions).chunk(2)
-        return guided(with_condition, without, settings.guidance)
+        with_condition, without = dit(x_t.expand(2, *shape[1:]).unbind(), t.expand(2), conditions)
+        return guided(with_condition, without, settings.guidance)[None]
 
     dit.eval()
     latents = euler(velocity, noise, settings.num_steps, config.flow.shift)

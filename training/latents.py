@@ -5,6 +5,7 @@ from torch import Tensor
 
 from training.data import Clip, ClipSource, Memory, to_tensor
 from training.sampler import Sampler
+from training.shapes import Shapes
 from training.vae import VAE
 
 _STATISTICS_CLIPS = 64
@@ -19,7 +20,8 @@ class LatentSource:
 
     def __call__(self, clip: Clip) -> Tensor:
         """Normalized latents [C, T', H', W'] of one clip."""
-        return self._memory.get((clip.clip_id, clip.window), lambda: self._encode(clip), lambda latents: latents.nbytes)
+        place = (clip.clip_id, clip.window, clip.pixels.shape)
+        return self._memory.get(place, lambda: self._encode(clip), lambda latents: latents.nbytes)
 
     @torch.no_grad()
     def _encode(self, clip: Clip) -> Tensor:
@@ -27,7 +29,7 @@ class LatentSource:
 
 
 @torch.no_grad()
-def measure_latents(vae: VAE, source: ClipSource, sampler: Sampler) -> None:
+def measure_latents(vae: VAE, source: ClipSource, sampler: Sampler, shapes: Shapes) -> None:
     """Set the VAE's latent statistics from the first clips of the run, at most 64."""
-    clips = source.take(sampler, 0, min(_STATISTICS_CLIPS, sampler.epoch_length)).clips
+    clips = source.first(sampler, shapes, min(_STATISTICS_CLIPS, sampler.epoch_length))
     vae.set_statistics([vae.encode(to_tensor(clip.pixels)[None]).mean[0] for clip in clips])

@@ -44,6 +44,11 @@ class Sampler:
         choice, text_choice = (float(self.random(stream, k).random()) for stream in (_WINDOW, _TEXT))
         return Draw(k, int(_epoch_rows(self, epoch)[position]), choice, text_choice)
 
+    def rows(self, k: int, count: int) -> np.ndarray:
+        """The rows of `count` draws from draw k on, or of fewer where an epoch ends, int64."""
+        epoch, position = divmod(k, self.epoch_length)
+        return _epoch_rows(self, epoch)[position : position + count]
+
     def counts(self, epoch: int) -> np.ndarray:
         """How often each row is in an epoch, int64 [N], by systematic rounding of its weight.
 

@@ -1,7 +1,8 @@
 """The trainer, top to bottom: set up, take a step, log it, save it; one stage after the other, then a sample.
 
-A step is a pure function of the weights before it and of its number: which clips it sees comes from the sampler, its
-noise from a generator seeded by (seed, stage, step). That is why a run that was killed and resumed ends bitwise equal.
+A step is a pure function of the weights before it, of its number and of the plan's state: which clips it sees comes from
+the sampler by way of the plan, the noise of each of its batches from a generator seeded by (seed, stage, step, batch). That
+is why a run that was killed and resumed ends bitwise equal.
 """
 
 import json
@@ -17,21 +18,23 @@ from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
+import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.balance import plan_balance
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.config import StageConfig, TrainConfig, TrainError, load_config
-from training.data import Batch, Clip, ClipSource, long_enough, make_batches, to_pixels, to_tensor
-from training.dit import DiT
+from training.data import Batch, Clip, ClipSource, make_batch, to_pixels, to_tensor
+from training.dit import Conditions, DiT
 from training.flow import draw_times, point_on_path
 from training.generate import default_settings, generate, write_mp4, write_sample
 from training.latents import LatentSource, measure_latents
 from training.log import RunLog
+from training.packing import BucketPlanner, Loads, PackPlanner, Planner
 from training.runs import RunFolder, load_manifest, make_models, open_run
 from training.sampler import Sampler, make_sampler
+from training.shapes import Shapes, elongated, plan_shapes, token_of
 from training.vae import VAE, vae_loss
 
 
@@ -56,10 +59,30 @@ class Run:
     config: TrainConfig
     folder: RunFolder
     models: nn.ModuleDict
+    rows: pa.Table
     source: ClipSource
     sampler: Sampler
     log: RunLog
     stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Feed:
+    """What a stage takes its batches from: the shapes of the rows, the plan of its steps, and a clip's pixels or latents."""
+
+    shapes: Shapes
+    planner: Planner
+    inputs: Callable[[Clip], Tensor]
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """Clips on their way to noise: S latents `x_t` [C, T, H, W] at `t` [S], and the velocities there, of the same shapes."""
+
+    x_t: tuple[Tensor, ...]
+    t: Tensor
+    conditions: Conditions
+    velocities: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -74,14 +97,14 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     """Train what the config says on the clips of a manifest, into the folder `out`. Raises TrainError."""
     began = time.monotonic()
     config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
-    rows = long_enough(manifest.rows, config.data.num_frames)
+    rows = _trainable(manifest.rows, config)
     balance = plan_balance(rows, config.balance)
     sampler = make_sampler(balance, manifest.digest, config.seed)
     facts = {
         "manifest": str(manifest_path),
         "manifest_digest": manifest.digest,
         "clips": manifest.rows.num_rows,
-        "clips_too_short": manifest.rows.num_rows - rows.num_rows,
+        "clips_too_elongated": manifest.rows.num_rows - rows.num_rows,
         "balance": [asdict(cell) for cell in balance.report],
     }
     folder = open_run(out, config, facts, resume)
@@ -94,7 +117,7 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     total_steps = sum(stage.steps for stage in config.stages)
     with RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) as log, _stop_signals() as stop:
         source = ClipSource(rows, config.data, config.threads, log.say)
-        run = Run(config, folder, models, source, sampler, log, stop)
+        run = Run(config, folder, models, rows, source, sampler, log, stop)
         _introduce(run, facts, balance.report, progress, total_steps)
         for stage in config.stages[progress.stage :]:
             progress = train_stage(run, stage, progress)
@@ -104,10 +127,20 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     return TrainResult(progress.total_steps, time.monotonic() - began, sample, source.skipped)
 
 
+def _trainable(rows: pa.Table, config: TrainConfig) -> pa.Table:
+    """The rows whose shape every stage can keep. Raises TrainError where there are none."""
+    if rows.num_rows == 0:
+        raise TrainError("the manifest is empty: its predicate selected no clip")
+    kept = rows.filter(pa.array(~elongated(rows, [config.shapes_of(stage) for stage in config.stages], token_of(config))))
+    if kept.num_rows == 0:
+        raise TrainError(f"all {rows.num_rows} clips of the manifest are too elongated for the areas of the shapes")
+    return kept
+
+
 def _introduce(run: Run, facts: dict, report: tuple, progress: Progress, total_steps: int) -> None:
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in run.models.items()}
     models = ", ".join(f"{name} of {size / 1e6:.2f} M weights" for name, size in sizes.items())
-    run.log.say(f"{facts['clips']} clips, {facts['clips_too_short']} of them too short; {models}; {total_steps} steps")
+    run.log.say(f"{facts['clips']} clips, {facts['clips_too_elongated']} of them too elongated; {models}; {total_steps} steps")
     if run.config.balance:
         for cell in report:
             run.log.say(f"balance by {run.config.balance.tag}: {cell}")
@@ -120,16 +153,15 @@ def _introduce(run: Run, facts: dict, report: tuple, progress: Progress, total_s
 
 def train_stage(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     """Train one model from where `progress` stands to the end of the stage, where it takes its averaged weights."""
-    training = _start_stage(run, stage, progress)
-    inputs = LatentSource(run.models["vae"], run.config.data.cache_mb) if stage.model == "dit" else _clip_pixels
+    training, feed = _start_stage(run, stage, progress), _start_feed(run, stage, progress)
     while progress.step < stage.steps:
-        progress = train_step(run, stage, training, inputs, progress)
+        progress = train_step(run, stage, training, feed, progress)
         if progress.step < stage.steps:  # the end of the stage is saved below
             _between_steps(run, stage, training, progress)
     training.model.load_state_dict(training.average.state_dict())
     if stage.model == "vae":
-        measure_latents(run.models["vae"], run.source, run.sampler)
-        _write_reconstruction(run, progress)
+        measure_latents(run.models["vae"], run.source, run.sampler, feed.shapes)
+        _write_reconstruction(run, feed.shapes, progress)
     progress = replace(progress, stage=progress.stage + 1, step=0)
     save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
     return progress
@@ -143,6 +175,14 @@ def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
     if progress.step:
         load_training(run.folder.newest_checkpoint(), training)
     return training
+
+
+def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
+    shapes = plan_shapes(run.rows, run.config.shapes_of(stage), token_of(run.config))
+    make_planner = BucketPlanner if stage.batching == "bucketed" else PackPlanner
+    loads = Loads(shapes.tokens, shapes.buckets, stage.max_tokens, stage.micro_batches)
+    inputs = LatentSource(run.models["vae"], run.config.data.cache_mb) if stage.model == "dit" else _clip_pixels
+    return Feed(shapes, make_planner(loads, run.sampler.rows, progress.plan), inputs)
 
 
 def _between_steps(run: Run, stage: StageConfig, training: Training, progress: Progress) -> None:
@@ -161,54 +201,80 @@ def _between_steps(run: Run, stage: StageConfig, training: Training, progress: P
 # ---- one step ----
 
 
-def train_step(run: Run, stage: StageConfig, training: Training, inputs: Callable[[Clip], Tensor], progress: Progress) -> Progress:
-    """Take one step and log it. Clips of different shapes go through in turn; their gradients add up to one mean."""
+def train_step(run: Run, stage: StageConfig, training: Training, feed: Feed, progress: Progress) -> Progress:
+    """Take one step and log it. The gradients of its batches add up to the mean over its tokens, so all tokens count alike."""
     began = time.monotonic()
-    taken = run.source.take(run.sampler, progress.k, stage.batch_size)
-    batches = make_batches(taken.clips, inputs, run.config.vae.time_factor)
+    clips = _next_clips(run, feed)
+    batches = [make_batch(part, feed.inputs, run.config.vae.time_factor) if part else None for part in clips]
+    sizes = [sum(x.numel() for x in batch.x) if batch else 0 for batch in batches]
     loaded = time.monotonic()
-    generator = noise_generator(run.config.seed, progress.stage, progress.step)
     training.optimizer.zero_grad()
     metrics: Counter[str] = Counter()
-    for batch in batches:
-        share = len(batch.clip_ids) / stage.batch_size
-        step_loss = batch_loss(training.model, batch, run.config, generator)
-        (step_loss.loss * share).backward()
-        for name, value in step_loss.metrics.items():
-            metrics[name] += share * value
+    for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
+        if batch:
+            share = size / sum(sizes)
+            generator = noise_generator(run.config.seed, progress.stage, progress.step, index)
+            step_loss = batch_loss(training.model, batch, run.config, generator)
+            (step_loss.loss * share).backward()
+            for name, value in step_loss.metrics.items():
+                metrics[name] += share * value
     grad_norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), stage.max_grad_norm))
-    _guard(run, metrics["loss"], grad_norm, progress, taken.clips)
+    _guard(run, metrics["loss"], grad_norm, progress, [clip for part in clips for clip in part])
     lr = learning_rate(stage, progress.step)
     for group in training.optimizer.param_groups:
         group["lr"] = lr
     training.optimizer.step()
     update_average(training, stage.ema_decay, progress.step)
-    seconds = time.monotonic() - began
-    speed = {"samples_per_s": stage.batch_size / seconds, "data_share": (loaded - began) / seconds}
-    progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1, k=taken.next_k)
-    skipped = {"skipped_clips": len(run.source.skipped)}
-    run.log.step(stage.name, progress.total_steps, {**metrics, "lr": lr, "grad_norm": grad_norm, **speed, **skipped})
+    seconds, samples = time.monotonic() - began, sum(map(len, clips))
+    speed = {"samples_per_s": samples / seconds, "data_share": (loaded - began) / seconds}
+    progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1, plan=feed.planner.state)
+    counts = {"samples": samples, "carried_samples": len(progress.plan.carried), "skipped_clips": len(run.source.skipped)}
+    run.log.step(stage.name, progress.total_steps, {**metrics, "lr": lr, "grad_norm": grad_norm, **speed, **counts})
     return progress
+
+
+def _next_clips(run: Run, feed: Feed) -> list[list[Clip]]:
+    """The readable clips of each batch of the next planned step that has any. Raises TrainError where a whole epoch has none.
+
+    What cannot be read leaves a gap in its batch and moves no other clip, since the plan is made from shapes alone.
+    """
+    unread = 0
+    while unread <= run.sampler.epoch_length:
+        planned = feed.planner.step()
+        clips = [run.source.readable(run.sampler, feed.shapes, draws) for draws in planned.batches]
+        if any(clips):
+            return clips
+        unread += sum(map(len, planned.batches))
+    raise run.source.nothing_readable()
 
 
 def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: torch.Generator) -> StepLoss:
     """Loss of a VAE on pixels or of a DiT on latents."""
     if isinstance(model, VAE):
-        loss = vae_loss(model, batch.x, generator)
+        loss = vae_loss(model, torch.stack(batch.x), generator)
         metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
         return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics})
-    loss = flow_loss(model, batch, config, generator)
+    loss = velocity_loss(model, make_noisy(batch, config, generator))
     return StepLoss(loss, {"loss": float(loss.detach())})
 
 
-def flow_loss(dit: DiT, batch: Batch, config: TrainConfig, generator: torch.Generator) -> Tensor:
-    """Mean squared error of the velocity on latents [B, C, T, H, W], with conditions dropped at random: a scalar."""
+def make_noisy(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Noisy:
+    """Each clip of a batch of latents at a noise level of its own, with conditions dropped at random."""
     count, tags = batch.conditions.tags.shape
     t = draw_times(count, config.flow, generator)
-    point = point_on_path(batch.x, torch.randn(batch.x.shape, generator=generator), t)
+    noise = [torch.randn(x.shape, generator=generator) for x in batch.x]
+    points = [point_on_path(x[None], n[None], at) for x, n, at in zip(batch.x, noise, t.split(1), strict=True)]
     drop_text = torch.rand(count, generator=generator) < config.dit.text_dropout
     drop_tags = torch.rand(count, tags, generator=generator) < config.dit.tag_dropout
-    return F.mse_loss(dit(point.x_t, t, batch.conditions.without(drop_text, drop_tags)), point.velocity)
+    x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)
+    return Noisy(x_t, t, batch.conditions.without(drop_text, drop_tags), velocities)
+
+
+def velocity_loss(dit: DiT, noisy: Noisy) -> Tensor:
+    """Mean squared error of the velocity over all elements of all clips, a scalar: a long clip counts more than a short one."""
+    told = dit(noisy.x_t, noisy.t, noisy.conditions)
+    errors = [(ours - true).square().sum() for ours, true in zip(told, noisy.velocities, strict=True)]
+    return torch.stack(errors).sum() / sum(x.numel() for x in noisy.x_t)
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
@@ -220,9 +286,9 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * left
 
 
-def noise_generator(seed: int, stage: int, step: int) -> torch.Generator:
-    """The random numbers of one step."""
-    digest = sha256(f"{seed}/{stage}/{step}".encode()).digest()
+def noise_generator(seed: int, stage: int, step: int, batch: int) -> torch.Generator:
+    """The random numbers of one batch of a step."""
+    digest = sha256(f"{seed}/{stage}/{step}/{batch}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
@@ -234,7 +300,7 @@ def update_average(training: Training, decay: float, step: int) -> None:
         mean.lerp_(weight, 1 - decay)
 
 
-def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, clips: tuple[Clip, ...]) -> None:
+def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, clips: list[Clip]) -> None:
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         kept, ids = run.folder.newest_checkpoint(), ", ".join(clip.clip_id for clip in clips)
         raise TrainError(
@@ -259,9 +325,9 @@ def _final_sample(run: Run) -> Path | None:
 
 
 @torch.no_grad()
-def _write_reconstruction(run: Run, progress: Progress) -> None:
+def _write_reconstruction(run: Run, shapes: Shapes, progress: Progress) -> None:
     """A clip beside what the VAE makes of it."""
-    clip = run.source.take(run.sampler, 0, 1).clips[0]
+    clip = run.source.first(run.sampler, shapes, 1)[0]
     video = to_tensor(clip.pixels)
     again = run.models["vae"].to_video(run.models["vae"].to_latents(video[None]))[0]
     frames = to_pixels(torch.cat([video, again], dim=3))

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from training.config import DiTConfig, FlowConfig, TrainConfig, VAEConfig
-from training.data import Batch
+from training.data import Batch, Clip, make_batch
 from training.dit import Conditions, DiT, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
 from training.flow import draw_times, euler, guided, point_on_path, shifted
-from training.train import flow_loss, noise_generator
+from training.train import Noisy, make_noisy, noise_generator, velocity_loss
 from training.vae import VAE, to_width, vae_loss
 
 SMALL_VAE = VAEConfig(latent_channels=4, widths=(8, 12, 16))
@@ -122,7 +122,7 @@ def test_rotary_attention_depends_on_distance_alone() -> None:
 
 
 def test_positions_are_seconds_whatever_the_rate() -> None:
-    slow, fast = token_positions((3, 1, 2), torch.tensor([2.0, 4.0]))
+    slow, fast = (token_positions((3, 1, 2), torch.tensor(rate)) for rate in (2.0, 4.0))
     assert slow[:, 0].tolist() == [0, 0, 4, 4, 8, 8]  # 0, 0.5 and 1 s, in eighths
     assert fast[:, 0].tolist() == [0, 0, 2, 2, 4, 4]
     assert slow[:2, 2].tolist() == [-0.5, 0.5]
@@ -130,9 +130,9 @@ def test_positions_are_seconds_whatever_the_rate() -> None:
 
 @pytest.mark.parametrize("patch", [1, 2])
 def test_tokens_go_there_and_back(patch: int) -> None:
-    x = torch.randn(2, 4, 3, 4, 6)
+    x = torch.randn(4, 3, 4, 6)
     tokens = _to_tokens(x, patch)
-    assert tokens.shape == (2, 3 * 4 * 6 // patch**2, 4 * patch**2)
+    assert tokens.shape == (3 * 4 * 6 // patch**2, 4 * patch**2)
     assert torch.equal(_from_tokens(tokens, (3, 4 // patch, 6 // patch), patch), x)
 
 
@@ -144,38 +144,95 @@ def test_text_is_cut_marked_and_masked() -> None:
 
 def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
     dit = _awake(DiT(SMALL_DIT, 4, num_tags=1))
-    x, t = torch.randn(1, 4, 2, 2, 2).expand(2, -1, -1, -1, -1), torch.tensor([0.5, 0.5])
-    plain = dit(x, t, _conditions(2))
-    assert plain.shape == x.shape
+    x, t = [torch.randn(4, 2, 2, 2)] * 2, torch.tensor([0.5, 0.5])
+
+    def ask(t: Tensor, conditions: Conditions) -> Tensor:
+        return torch.stack(dit(x, t, conditions))
+
+    plain = ask(t, _conditions(2))
+    assert plain.shape == (2, 4, 2, 2, 2)
     for other in (
         _conditions(2, text="a dog"),
         _conditions(2, fps=4.0),
         _conditions(2, tag=0.9),
         _conditions(2, tag=math.nan),
     ):
-        assert not torch.allclose(dit(x, t, other), plain, atol=1e-4)
-    assert not torch.allclose(dit(x, t / 2, _conditions(2)), plain, atol=1e-4)
+        assert not torch.allclose(ask(t, other), plain, atol=1e-4)
+    assert not torch.allclose(ask(t / 2, _conditions(2)), plain, atol=1e-4)
     beside_longer = Conditions(("a cat", "a longer text"), torch.full((2,), 2.0), torch.full((2, 1), 0.5))
-    assert torch.allclose(dit(x, t, beside_longer)[0], plain[0], atol=1e-5)
+    assert torch.allclose(ask(t, beside_longer)[0], plain[0], atol=1e-5)
 
 
 def test_attention_is_full_over_space_and_time() -> None:
     dit = _awake(DiT(SMALL_DIT, 4, num_tags=0))
-    x = torch.randn(1, 4, 3, 2, 2, requires_grad=True)
+    x = torch.randn(4, 3, 2, 2, requires_grad=True)
     conditions = Conditions(("",), torch.tensor([2.0]), torch.empty(1, 0))
-    dit(x, torch.tensor([0.5]), conditions)[0, :, 0, 0, 0].sum().backward()
-    assert (x.grad.abs().sum(1) > 0).all()
+    dit([x], torch.tensor([0.5]), conditions)[0][:, 0, 0, 0].sum().backward()
+    assert (x.grad.abs().sum(0) > 0).all()
+
+
+def _pack() -> Noisy:
+    """Clips of four shapes, two of them of equally many tokens, each with a text, rate, tag and noise level of its own."""
+    shapes, texts = [(1, 2, 2), (3, 2, 4), (2, 4, 3), (2, 2, 2)], ("", "a cat", "a much longer text", "ü")
+    tags = torch.tensor([[0.1], [math.nan], [0.9], [0.5]])
+    batch = Batch(tuple(torch.randn(4, *shape) for shape in shapes), Conditions(texts, torch.tensor([1.0, 2, 4, 6]), tags))
+    config = TrainConfig(stages=[{"name": "v", "model": "vae", "steps": 1}], dit=SMALL_DIT.model_copy(update={"text_dropout": 0.3}))
+    return make_noisy(batch, config, noise_generator(0, 0, 0, 0))
+
+
+def _alone(pack: Noisy, i: int) -> Noisy:
+    told = pack.conditions
+    conditions = Conditions(told.texts[i : i + 1], told.latent_fps[i : i + 1], told.tags[i : i + 1])
+    return Noisy(pack.x_t[i : i + 1], pack.t[i : i + 1], conditions, pack.velocities[i : i + 1])
+
+
+def test_packed_clips_have_the_loss_and_gradients_of_clips_alone() -> None:
+    dit, pack = _awake(DiT(SMALL_DIT, 4, num_tags=1)), _pack()
+    sizes = [x.numel() for x in pack.x_t]
+    loss = velocity_loss(dit, pack)
+    loss.backward()
+    packed = {name: weight.grad.clone() for name, weight in dit.named_parameters()}
+    dit.zero_grad()
+    alone = sum(velocity_loss(dit, _alone(pack, i)) * size / sum(sizes) for i, size in enumerate(sizes))
+    alone.backward()
+    assert torch.allclose(loss, alone, atol=1e-6)
+    for name, weight in dit.named_parameters():
+        assert torch.allclose(packed[name], weight.grad, atol=1e-6, rtol=1e-4), name
+        assert packed[name].any() or "to_query.bias" in name or "to_key" in name, name
+
+
+def test_a_packed_clip_feels_its_own_conditions_and_nothing_of_its_neighbors() -> None:
+    dit, pack = _awake(DiT(SMALL_DIT, 4, num_tags=1)), _pack()
+    told = pack.conditions
+    before = dit(pack.x_t, pack.t, told)
+    texts = ("", "a cat", "a much longer tale", "ü")
+    for changed in (
+        dit((*pack.x_t[:2], pack.x_t[2] + 1, pack.x_t[3]), pack.t, told),
+        dit(pack.x_t, pack.t * torch.tensor([1, 1, 0.5, 1]), told),
+        dit(pack.x_t, pack.t, Conditions(texts, told.latent_fps, told.tags)),
+        dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps * torch.tensor([1, 1, 2.0, 1]), told.tags)),
+        dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps, told.tags - torch.tensor([[0], [0], [0.5], [0]]))),
+    ):
+        same = [torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(before, changed, strict=True)]
+        assert same == [True, True, False, True]
+
+
+def test_a_batch_is_made_of_clips_of_any_shape() -> None:
+    clips = [Clip(name, 0, torch.zeros(frames, 8, 16, 3).numpy(), 8.0, (0.5,), name) for name, frames in (("a", 5), ("b", 1))]
+    batch = make_batch(clips, lambda clip: torch.zeros(4, len(clip.pixels), 1, 2), 4)
+    assert [x.shape for x in batch.x] == [(4, 5, 1, 2), (4, 1, 1, 2)] and batch.conditions.texts == ("a", "b")
+    assert batch.conditions.latent_fps.tolist() == [2, 2] and batch.conditions.tags.shape == (2, 1)
 
 
 def test_transformer_overfits_one_batch() -> None:
     stages = [{"name": "v", "model": "vae", "steps": 1}]
     config = TrainConfig(stages=stages, dit=SMALL_DIT.model_copy(update={"text_dropout": 0.0}))
     dit = DiT(SMALL_DIT, 4, num_tags=1)
-    batch = Batch(torch.randn(1, 4, 2, 3, 3).expand(8, -1, -1, -1, -1), _conditions(8), tuple("abcdefgh"))
+    batch = Batch((torch.randn(4, 2, 3, 3),) * 8, _conditions(8))
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3)
     losses = []
     for step in range(150):
-        loss = flow_loss(dit, batch, config, noise_generator(0, 0, step))
+        loss = velocity_loss(dit, make_noisy(batch, config, noise_generator(0, 0, step, 0)))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

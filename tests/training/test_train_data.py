@@ -10,20 +10,10 @@ from hypothesis import strategies as st
 
 from tests.video import write_video
 from training.balance import plan_balance
-from training.config import DataConfig, TrainError
-from training.data import (
-    ClipSource,
-    SkippedClip,
-    choose_frames,
-    cover,
-    long_enough,
-    make_batches,
-    nearest_size,
-    tag_quantiles,
-    to_pixels,
-    to_tensor,
-)
+from training.config import DataConfig, ShapesConfig, TrainError
+from training.data import ClipSource, SkippedClip, choose_frames, resize, tag_quantiles, to_pixels, to_tensor
 from training.sampler import Draw, make_sampler
+from training.shapes import Shape, Shapes, Token, plan_shapes
 
 
 def _row(path: Path, clip_id: str, **changes: object) -> dict[str, object]:
@@ -51,33 +41,36 @@ def any_video(request: pytest.FixtureRequest, video: Path) -> Path:
 
 
 def _source(rows: list[dict], said: list[str] | None = None, **changes: object) -> ClipSource:
-    config = DataConfig(num_frames=5, fps=5, sizes=[[48, 16], [16, 48]], **changes)
-    return ClipSource(pa.Table.from_pylist(rows), config, say=(said if said is not None else []).append)
+    return ClipSource(pa.Table.from_pylist(rows), DataConfig(**changes), say=(said if said is not None else []).append)
 
 
-@given(st.integers(2, 400), st.floats(0.5, 120), st.integers(2, 33), st.floats(0.5, 60), st.floats(0, 1))
-def test_frames_are_distinct_within_the_span_and_at_the_rate_told(
-    available: int, source_fps: float, count: int, fps: float, position: float
-) -> None:
-    available = max(available, count)
-    span = choose_frames(available, source_fps, count, fps, position)
-    assert len(span.numbers) == count and span.numbers[0] >= 0 and span.numbers[-1] < available
-    steps = np.diff(span.numbers)
-    assert steps.min() >= 1 and np.ptp(steps) <= 1
-    assert abs(source_fps / span.fps - steps.mean()) <= 1 / (count - 1) + 1e-6
+def _shapes(rows: list[dict]) -> Shapes:
+    return plan_shapes(pa.Table.from_pylist(rows), ShapesConfig(areas=[[48, 16]], max_frames=5, fps=5), Token(8, 4))
 
 
-def test_a_wanted_rate_is_met_and_a_short_span_sampled_densely() -> None:
-    assert choose_frames(100, 24, 3, 8, 0).numbers.tolist() == [0, 3, 6]
-    assert choose_frames(100, 24, 3, 8, 1).numbers.tolist() == [93, 96, 99]
-    assert choose_frames(4, 24, 4, 8, 0.5).fps == 24
-    assert choose_frames(20, 6, 4, 8, 0).fps == 6  # never more frames than the source has
+SHAPE = Shape(48, 32, 5, 5.0, 5.0)
+
+
+@given(st.integers(1, 400), st.floats(1, 20), st.floats(0, 1), st.data())
+def test_frames_are_distinct_within_the_span_and_evenly_apart(available: int, stride: float, position: float, data: st.DataObject) -> None:
+    count = data.draw(st.integers(1, 1 + int((available - 1) / stride + 1e-9)))
+    numbers = choose_frames(available, count, stride, position)
+    assert len(numbers) == count and numbers[0] >= 0 and numbers[-1] < available
+    steps = np.diff(numbers)
+    assert not len(steps) or (steps.min() >= 1 and np.ptp(steps) <= 1 and abs(stride - steps.mean()) <= 1 / (count - 1) + 1e-6)
+
+
+def test_windows_begin_and_end_with_the_span() -> None:
+    assert choose_frames(100, 3, 3.0, 0).tolist() == [0, 3, 6]
+    assert choose_frames(100, 3, 3.0, 1).tolist() == [93, 96, 99]
+    assert choose_frames(4, 4, 1.0, 0.5).tolist() == [0, 1, 2, 3]
 
 
 def test_windows_hold_the_frames_of_their_span_and_the_active_picture(any_video: Path) -> None:
     row = _row(any_video, "a", start_frame=30, start_s=1.2, end_s=2.4, crop_y=16, crop_h=32)
     source = _source([row])
-    first, last = source.load(Draw(0, 0, 0.0, 0.0)), source.load(Draw(1, 0, 0.99, 0.0))
+    shape = _shapes([row]).of(0)
+    first, last = source.load(Draw(0, 0, 0.0, 0.0), shape), source.load(Draw(1, 0, 0.99, 0.0), shape)
     assert first.pixels.shape == (5, 16, 48, 3) and first.fps == 5 and first.text == "a test"
     assert np.abs(first.pixels.mean((1, 2, 3)) - 2 * (30 + 5 * np.arange(5))).max() < 3
     assert np.abs(last.pixels.mean((1, 2, 3)) - 2 * (39 + 5 * np.arange(5))).max() < 3
@@ -94,12 +87,14 @@ def test_unreadable_clips_are_skipped_counted_and_told_once(video: Path, tmp_pat
     said: list[str] = []
     source = _source(rows, said)
     sampler = make_sampler(plan_balance(pa.Table.from_pylist(rows), None), "m", 0)
-    taken = source.take(sampler, 0, 3)
-    assert [clip.clip_id for clip in taken.clips] == ["a"] * 3 and taken.next_k > 3
+    shapes = _shapes(rows)
+    drawn = [sampler.draw(k).row for k in range(8)]
+    assert [clip.clip_id for clip in source.readable(sampler, shapes, range(8))] == ["a"] * 2
+    assert [clip.clip_id for clip in source.first(sampler, shapes, 1)] == ["a"] and sorted(drawn[:4]) == [0, 1, 2, 3]
     for window in (0.0, 0.9):
         with pytest.raises(SkippedClip):
-            source.load(Draw(0, 1, window, 0.0))
-    assert source.take(sampler, 0, 3).next_k == taken.next_k and len(said) == len(source.skipped) == 3
+            source.load(Draw(0, 1, window, 0.0), SHAPE)
+    assert len(said) == len(source.skipped) == 3
     assert source.skipped["b"].startswith("not_media: ") and source.skipped["c"].startswith("not_found: ")
     assert "96x64, not 96x60" in source.skipped["d"]
 
@@ -108,46 +103,40 @@ def test_no_readable_clip_at_all_is_an_error(tmp_path: Path) -> None:
     rows = [_row(tmp_path / "none.mp4", "c")]
     sampler = make_sampler(plan_balance(pa.Table.from_pylist(rows), None), "m", 0)
     with pytest.raises(TrainError, match="no clip of the manifest can be trained on; .*there is no such file"):
-        _source(rows).take(sampler, 0, 1)
+        _source(rows).first(sampler, _shapes(rows), 1)
 
 
 def test_memory_is_bounded_and_changes_nothing(video: Path) -> None:
     rows = [_row(video, "a"), _row(video, "b", start_frame=10, start_s=0.4, end_s=1.6)]
     rich, poor = _source(rows), _source(rows, cache_mb=0)
     for k in (0, 1, 0, 1):
-        assert np.array_equal(rich.load(Draw(k, k, 0.0, 0.0)).pixels, poor.load(Draw(k, k, 0.0, 0.0)).pixels)
+        draw = Draw(k, k, 0.0, 0.0)
+        assert np.array_equal(rich.load(draw, SHAPE).pixels, poor.load(draw, SHAPE).pixels)
     assert len(rich._memory._values) == 2 and len(poor._memory._values) == 1
 
 
 def test_one_window_comes_with_different_texts_and_is_decoded_once(video: Path) -> None:
     row = _row(video, "a", caption_short="short", caption_dense="dense")
     source = _source([row], caption_lengths={"caption_dense": 1, "caption_short": 3})
-    first, second = source.load(Draw(0, 0, 0.0, 0.1)), source.load(Draw(1, 0, 0.0, 0.9))
+    first, second = source.load(Draw(0, 0, 0.0, 0.1), SHAPE), source.load(Draw(1, 0, 0.0, 0.9), SHAPE)
     assert (first.text, second.text) == ("dense", "short") and first.pixels is second.pixels
 
 
 def test_a_manifest_without_captions_gives_empty_texts_and_says_so(video: Path) -> None:
     row = {name: value for name, value in _row(video, "a").items() if not name.startswith("caption")}
     said: list[str] = []
-    assert _source([row], said).load(Draw(0, 0, 0.0, 0.5)).text == ""
+    assert _source([row], said).load(Draw(0, 0, 0.0, 0.5), SHAPE).text == ""
     assert said == ["the manifest holds no captions: every text is empty"]
 
 
-def test_too_short_and_empty_manifests() -> None:
-    rows = pa.table({"num_frames": [3, 5, 9]})
-    assert long_enough(rows, 5).num_rows == 2
-    with pytest.raises(TrainError, match="all 3 clips"):
-        long_enough(rows, 17)
-    with pytest.raises(TrainError, match="manifest is empty"):
-        long_enough(rows.slice(0, 0), 5)
-
-
-def test_the_nearest_size_keeps_the_aspect_ratio() -> None:
-    sizes = [(64, 40), (48, 48), (40, 64)]
-    assert [nearest_size(*shape, sizes) for shape in ((1920, 1080), (500, 480), (608, 1080))] == sizes
+def test_the_whole_picture_is_seen_and_one_clip_may_have_several_shapes(video: Path) -> None:
     frame = np.zeros((100, 300, 3), np.uint8)
     frame[:, 100:200] = 255  # the middle square
-    assert cover(frame, (50, 50)).min() == 255
+    small = resize(frame, 48, 16)
+    assert small.shape == (16, 48, 3) and small[:, :16].max() == 0 and small[:, 16:32].min() == 255 and small[:, 32:].max() == 0
+    source = _source([_row(video, "a")])
+    sizes = [source.load(Draw(0, 0, 0.0, 0.0), shape).pixels.shape for shape in (SHAPE, Shape(24, 16, 1, 1.0, 25.0))]
+    assert sizes == [(5, 32, 48, 3), (1, 16, 24, 3)]
 
 
 def test_tags_become_quantiles_and_unknown_stays_unknown() -> None:
@@ -159,11 +148,6 @@ def test_tags_become_quantiles_and_unknown_stays_unknown() -> None:
         tag_quantiles(pa.table({"content_kind": ["a"]}), "content_kind")
 
 
-def test_batches_hold_one_shape_each_and_every_clip(video: Path) -> None:
-    source = _source([_row(video, "a"), _row(video, "b", crop_w=20)], condition_tags=["motion_mean"])
-    clips = [source.load(Draw(k, k % 2, 0.0, 0.0)) for k in range(3)]
-    batches = make_batches(clips, lambda clip: to_tensor(clip.pixels), 4)
-    assert [batch.clip_ids for batch in batches] == [("a", "a"), ("b",)]
-    assert batches[0].x.shape == (2, 3, 5, 16, 48) and batches[0].conditions.latent_fps.tolist() == [1.25, 1.25]
-    assert batches[1].x.shape == (1, 3, 5, 48, 16) and batches[0].conditions.tags.shape == (2, 1)
-    assert np.array_equal(to_pixels(batches[0].x[0]), clips[0].pixels)
+def test_pixels_go_there_and_back() -> None:
+    pixels = np.arange(2 * 2 * 4 * 3, dtype=np.uint8).reshape(2, 2, 4, 3)
+    assert to_tensor(pixels).shape == (3, 2, 2, 4) and np.array_equal(to_pixels(to_tensor(pixels)), pixels)

@@ -31,13 +31,13 @@ CLIPS = {
 }
 CONFIG = {
     "threads": 1,
-    "data": {"num_frames": 5, "fps": 8, "sizes": [[32, 16], [24, 24], [16, 32]], "condition_tags": ["motion_mean"]},
+    "data": {"shapes": {"areas": [[32, 16]], "max_frames": 5, "fps": 8}, "condition_tags": ["motion_mean"]},
     "balance": {"tag": "motion_mean", "edges": [2.0], "shares": [0.5, 0.5]},
     "vae": {"latent_channels": 4, "widths": [8, 8, 8]},
     "dit": {"width": 32, "depth": 1, "heads": 2, "text_width": 16},
     "stages": [
-        {"name": "vae", "model": "vae", "steps": 6, "batch_size": 3, "warmup_steps": 2},
-        {"name": "dit", "model": "dit", "steps": 8, "batch_size": 3, "warmup_steps": 2},
+        {"name": "vae", "model": "vae", "steps": 6, "max_tokens": 32, "warmup_steps": 2},
+        {"name": "dit", "model": "dit", "steps": 8, "batching": "packed", "max_tokens": 40, "micro_batches": 2, "warmup_steps": 2},
     ],
     "sample": {"every_steps": 4, "num_steps": 3},
     "checkpoint_every_steps": 2,
