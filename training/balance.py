@@ -1,110 +1,185 @@
-"""Rebalancing: rows of a manifest and a wanted distribution of one tag come in, a sampling weight per row goes out.
+"""Rebalancing: rows of a manifest and wanted shares of their tags come in, how often each row is to be seen goes out.
 
-Pure and in float64. Rows are grouped into cells (one per value or bin of the tag); the rows of a cell share its weight
-equally. Cells that would repeat their rows too often are held at the cap, and what they leave goes to the others in
-proportion to their targets. Every such departure from the target stands in the report.
+Pure and in float64. Rows that all targets see alike are a cell and share its draws equally. Among all distributions that meet
+the targets and the caps, the one nearest to the natural one is taken (training.raking); where there is none, the error says
+which targets conflict and which shares would do (training.certificate).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from scipy.sparse import csr_matrix, hstack
 
-from training.config import BalanceConfig, TrainError, nearest
+from training.balance_report import Amounts, BalanceReport, make_report
+from training.cells import Cells, Facet, group_cells, make_facet, text_codes
+from training.certificate import Certificate, find_certificate
+from training.config import BalanceConfig, TrainError
+from training.quotas import BITS, cell_counts, draw_quotas, row_counts
+from training.raking import Problem, Raked, rake
 
-
-@dataclass(frozen=True)
-class CellReport:
-    """One value or bin of the tag. Shares are of the clips seen; `repeats` is the mean per clip and epoch."""
-
-    name: str
-    num_rows: int
-    natural_share: float
-    target_share: float
-    planned_share: float
-    repeats: float
-
-    def __str__(self) -> str:
-        planned = f"{self.planned_share:.1%}"
-        if abs(self.planned_share - self.target_share) > 1e-9:
-            planned += f" (wanted {self.target_share:.1%}, held by max_repeats)"
-        natural = f"{self.num_rows} clips, natural {self.natural_share:.1%}"
-        return f"{self.name}: {natural}, planned {planned}, {self.repeats:.2f}x"
+MAX_RESIDUAL = 1e-9  # of a share, before rounding
+_SOURCE = "video_id"
 
 
-@dataclass(frozen=True)
+class InfeasibleBalanceError(TrainError):
+    """Wanted shares that cannot be met. `conflict` names them as (tag, value); `nearest` are attainable shares, (tag, value) -> share."""
+
+    def __init__(self, message: str, certificate: Certificate, values: list[tuple[str, str]]):
+        super().__init__(message)
+        self.conflict = tuple(values[index] for index in certificate.conflict)
+        self.nearest = {value: float(share) for value, share in zip(values, certificate.nearest, strict=True)}
+        self.needed_max_repeats = certificate.needed_max_repeats
+        self.needed_max_source_repeats = certificate.needed_max_source_repeats
+
+
+@dataclass(frozen=True, eq=False)
 class Balance:
-    """`weights` float64 [N] sums to 1; `cells` int64 [N] says to which cell of the report a row belongs."""
+    """How often rows are drawn: `cells` int32 [N] says to which cell a row belongs, `quotas` int64 [C] is its part of an epoch.
 
-    weights: np.ndarray
+    Quotas are in draws / 2^32 and sum to `epoch_length` draws, exactly.
+    """
+
     cells: np.ndarray
-    report: tuple[CellReport, ...]
+    quotas: np.ndarray
+    epoch_length: int
+    report: BalanceReport
+
+    @property
+    def weights(self) -> np.ndarray:
+        """float64 [N], the share of the draws of each row; sums to 1."""
+        members = np.bincount(self.cells, minlength=len(self.quotas))
+        return (self.quotas / 2.0**BITS / self.epoch_length / np.maximum(members, 1))[self.cells]
 
 
-def plan_balance(rows: pa.Table, config: BalanceConfig | None) -> Balance:
-    """Weights for the rows; equal ones where nothing is wanted. An epoch is as many draws as there are rows.
+def plan_balance(rows: pa.Table, config: BalanceConfig | None, sizes: np.ndarray | None = None) -> Balance:
+    """Plan the draws of an epoch, in which as many units (clips, seconds, tokens) are seen as the rows hold.
 
-    Raises TrainError where the tag is unknown or a cell that should be seen has no rows.
+    `sizes` float64 [N] are the units of each row; they are needed for tokens only. Where nothing is wanted, an epoch is each
+    row once. Raises TrainError where a tag is unknown or not of the kind spoken of, and InfeasibleBalanceError.
     """
-    num_rows = rows.num_rows
+    if rows.num_rows == 0:
+        raise TrainError("balance: there are no rows")
+    sizes = _sizes(rows, config.unit if config else "clips", sizes)
+    facets = tuple(make_facet(rows, target, sizes) for target in config.targets) if config else ()
     if config is None:
-        whole = CellReport("all", num_rows, 1.0, 1.0, 1.0, 1.0)
-        return Balance(np.full(num_rows, 1 / num_rows), np.zeros(num_rows, np.int64), (whole,))
-    if config.tag not in rows.column_names:
-        help_ = nearest(config.tag, rows.column_names)
-        raise TrainError(f"balance.tag: the manifest has no column {config.tag!r}; {help_}")
-    names, targets, cells = _cells(rows.column(config.tag).to_pylist(), config)
-    counts = np.bincount(cells, minlength=len(names))
-    for name, target, count in zip(names, targets, counts, strict=True):
-        if target > 0 and count == 0:
-            raise TrainError(f"balance: {target:.0%} of {config.tag} should be {name}, but no clip of the manifest is")
-    planned = capped_shares(targets, counts * config.max_repeats / num_rows)
-    weights = (planned / np.maximum(counts, 1))[cells]
-    report = [
-        CellReport(name, int(n), float(n / num_rows), float(target), float(share), float(share * num_rows / max(n, 1)))
-        for name, n, target, share in zip(names, counts, targets, planned, strict=True)
-    ]
-    return Balance(weights, cells, tuple(report))
-
-
-def capped_shares(targets: Sequence[float] | np.ndarray, caps: Sequence[float] | np.ndarray) -> np.ndarray:
-    """Shares that sum to 1, none above its cap, and in proportion to `targets` where they are below it.
-
-    This is the distribution of least Kullback-Leibler divergence from `targets` under the caps. Raises TrainError where
-    the caps leave no room.
-    """
-    targets, caps = np.asarray(targets, np.float64), np.asarray(caps, np.float64)
-    wanted = targets > 0
-    room = caps[wanted].sum()
-    if room < 1 - 1e-12:
-        more = f"raise max_repeats {1 / room:.2f}-fold"
-        raise TrainError(f"balance: the wanted clips fill only {room:.0%} of an epoch; {more}")
-    shares, held = targets / targets.sum(), np.zeros(len(targets), bool)
-    while (over := wanted & ~held & (shares > caps)).any():
-        held |= over
-        free = wanted & ~held
-        shares[held] = caps[held]
-        if not free.any():
-            break
-        shares[free] = targets[free] / targets[free].sum() * (1 - shares[held].sum())
-    return shares / shares.sum()
-
-
-def _cells(values: list, config: BalanceConfig) -> tuple[list[str], np.ndarray, np.ndarray]:
-    if any(isinstance(value, str) for value in values) == (config.edges is not None):
-        kind, form = ("numbers", "edges and a list") if config.edges is None else ("text", "a mapping by value")
-        raise TrainError(f"balance: {config.tag} holds {kind}; give its shares as {form}")
-    if config.edges is None:
-        found = {str(value) for value in values if value is not None}
-        names = [*config.shares, *sorted(found - set(config.shares))]
-        targets = [config.shares.get(name, 0.0) for name in names]
-        index = {name: i for i, name in enumerate(names)}
-        cells = [len(names) if value is None else index[str(value)] for value in values]
+        cells, repeats = Cells(np.zeros(rows.num_rows, np.int32), np.zeros(1, np.int64)), np.ones(1)
     else:
-        limits = ["-inf", *(f"{edge:g}" for edge in config.edges), "inf"]
-        names = [f"[{low}, {high})" for low, high in zip(limits, limits[1:], strict=False)]
-        targets = list(config.shares)
-        known = np.array([np.nan if value is None else float(value) for value in values])
-        cells = np.where(np.isnan(known), len(names), np.searchsorted(config.edges, known, side="right"))
-    return [*names, "null"], np.array([*targets, config.null_share]), np.asarray(cells, np.int64)
+        cells, repeats = _solve(rows, config, facets, sizes)
+    members, units = np.bincount(cells.of_row), np.bincount(cells.of_row, sizes)
+    quotas = draw_quotas(members, repeats, config.max_repeats if config else 1.0)
+    counts = cell_counts(quotas, 1 << (BITS - 1))
+    is_even = config is None or config.unit == "clips"
+    realized = counts if is_even else np.bincount(cells.of_row, sizes * row_counts(cells.of_row, quotas, 1 << (BITS - 1)))
+    report = make_report(facets, cells, Amounts(members, units, repeats, counts, realized), config.unit if config else "clips")
+    return Balance(cells.of_row, quotas, int(quotas.sum()) >> BITS, report)
+
+
+def _sizes(rows: pa.Table, unit: str, sizes: np.ndarray | None) -> np.ndarray:
+    if sizes is None and unit == "clips":
+        return np.ones(rows.num_rows)
+    if sizes is None and unit == "tokens":
+        raise TrainError("balance.unit: the tokens of the rows are not known here; use clips or seconds")
+    if sizes is None:
+        if missing := [name for name in ("start_s", "end_s") if name not in rows.column_names]:
+            raise TrainError(f"balance.unit: seconds need the column {missing[0]}, which the manifest lacks")
+        sizes = pc.subtract(rows.column("end_s").cast(pa.float64()), rows.column("start_s").cast(pa.float64())).to_numpy()
+    sizes = np.asarray(sizes, np.float64)
+    if sizes.shape != (rows.num_rows,) or not (np.isfinite(sizes).all() and (sizes > 0).all()):
+        raise TrainError(f"balance.unit: every row needs its {unit}, above 0; {np.sum(~(sizes > 0))} rows lack them")
+    return sizes
+
+
+def _solve(rows: pa.Table, config: BalanceConfig, facets: tuple[Facet, ...], sizes: np.ndarray) -> tuple[Cells, np.ndarray]:
+    """Cells, and their repeats float64 [C]."""
+    kinds, nums = [facet.kinds for facet in facets], [len(facet.member) for facet in facets]
+    sources = None
+    if config.max_source_repeats is not None:
+        if _SOURCE not in rows.column_names:
+            raise TrainError(f"balance.max_source_repeats: the manifest has no column {_SOURCE!r}")
+        sources = text_codes(rows.column(_SOURCE))[1]
+        cells = group_cells([*kinds, sources + 1], [*nums, int(sources.max()) + 2])
+    else:
+        cells = group_cells(kinds, nums)
+    amounts = np.bincount(cells.of_row, sizes)
+    _check_present(facets, sizes)
+    fixed = [np.flatnonzero(~np.isnan(facet.shares)) for facet in facets]
+    problem = Problem(
+        amounts / amounts.sum(),
+        hstack([_member(facet, cells)[:, columns] for facet, columns in zip(facets, fixed, strict=True)], format="csr"),
+        np.concatenate([facet.shares[columns] for facet, columns in zip(facets, fixed, strict=True)]),
+        config.max_repeats,
+        None if sources is None else sources[cells.first_row],
+        config.max_source_repeats,
+    )
+    raked = rake(problem)
+    if raked.residual > MAX_RESIDUAL:
+        _explain(problem, facets, fixed, config, raked)
+    if sources is None:
+        return cells, raked.repeats
+    # A tag vector is one cell again over all sources below their cap.
+    held = np.where(raked.is_held, problem.sources + 1, 0)[cells.of_row]
+    merged = group_cells([*kinds, held], [*nums, int(sources.max()) + 2])
+    return merged, raked.repeats[cells.of_row[merged.first_row]]
+
+
+def _member(facet: Facet, cells: Cells) -> csr_matrix:
+    return csr_matrix(facet.member.astype(np.float64))[facet.kinds[cells.first_row]]
+
+
+def _check_present(facets: tuple[Facet, ...], sizes: np.ndarray) -> None:
+    for facet in facets:
+        carried = facet.member.T @ np.bincount(facet.kinds, sizes, len(facet.member))
+        for value, share, amount in zip(facet.values, facet.shares, carried, strict=True):
+            if share > 0 and amount == 0:
+                raise TrainError(f"balance: {share:.0%} of {facet.name} should be {value}, but no clip of the manifest is")
+
+
+# ---- what cannot be met ----
+
+
+def _explain(problem: Problem, facets: tuple[Facet, ...], fixed: list[np.ndarray], config: BalanceConfig, raked: Raked) -> None:
+    values = [(facet.name, facet.values[i]) for facet, columns in zip(facets, fixed, strict=True) for i in columns]
+    ends = np.cumsum([len(columns) for columns in fixed])
+    exclusive = [bool((facet.member.sum(axis=1) == 1).all()) and facet.member.shape[0] == facet.member.shape[1] for facet in facets]
+
+    def round_shares(shares: np.ndarray) -> np.ndarray:
+        """To 6 digits, those of a tag still summing to 1."""
+        shares = np.clip(np.round(shares, 6), 0, 1)
+        for part, is_exclusive in zip(np.split(shares, ends[:-1]), exclusive, strict=True):
+            if is_exclusive:
+                part[part.argmax()] = round(part[part.argmax()] + 1 - part.sum(), 6)
+        return shares
+
+    certificate = find_certificate(problem, round_shares)
+    if certificate is None:
+        raise TrainError(f"balance: the targets can be met, but only to {raked.residual:.1e} here; move them off their limit a little")
+    conflict = ", ".join(f"{name} {value} {problem.shares[i]:.4g}" for i, (name, value) in _named(values, certificate.conflict))
+    together = "cannot be met" if len(certificate.conflict) == 1 else "cannot be met together"
+    causes = [
+        f"{cap} would have to be {_ceil(needed)}, not {limit:g}"
+        for cap, needed, limit in (
+            ("max_repeats", certificate.needed_max_repeats, config.max_repeats),
+            ("max_source_repeats", certificate.needed_max_source_repeats, config.max_source_repeats),
+        )
+        if needed is not None and limit is not None
+    ]
+    cause = " or ".join(causes) or "no number of repeats helps: the tags of the clips exclude one another"
+    nearest = "; ".join(
+        f"{facet.name}: {{{', '.join(f'{facet.values[i]!r}: {share:g}' for i, share in zip(columns, part, strict=True))}}}"
+        for facet, columns, part in zip(facets, fixed, np.split(certificate.nearest, ends[:-1]), strict=True)
+        if np.abs(part - facet.shares[columns]).max(initial=0) > 1e-6
+    )
+    raise InfeasibleBalanceError(
+        f"balance: {conflict} {together}; {cause}. The nearest that can be, all else as wanted: {nearest}", certificate, values
+    )
+
+
+def _named(values: list[tuple[str, str]], conflict: np.ndarray) -> list[tuple[int, tuple[str, str]]]:
+    return [(int(index), values[index]) for index in conflict]
+
+
+def _ceil(number: float) -> str:
+    """Rounded up to three decimals, so that what is written suffices."""
+    return f"{np.ceil(number * 1000 - 1e-6) / 1000:g}"

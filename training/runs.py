@@ -63,10 +63,10 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def open_run(out: Path, config: TrainConfig, facts: dict[str, Any], resume: bool) -> RunFolder:
-    """Start a run's folder, or enter the one to resume. `facts` must hold manifest_digest. Raises TrainError."""
+    """Start a run's folder, or enter the one to resume. `facts` must hold manifest_digest and order_key. Raises TrainError."""
     run = RunFolder(out)
     if run.facts.exists():
-        _check_same(run, config, facts["manifest_digest"], resume)
+        _check_same(run, config, facts, resume)
         return run
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainError(f"{out} exists and is not a run; choose another --out")
@@ -79,15 +79,17 @@ def open_run(out: Path, config: TrainConfig, facts: dict[str, Any], resume: bool
     return run
 
 
-def _check_same(run: RunFolder, config: TrainConfig, manifest_digest: str, resume: bool) -> None:
+def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise TrainError(f"{run.path} holds a run already; continue it with --resume, or choose another --out")
-    digest = json.loads(run.facts.read_text())["manifest_digest"]
-    if digest != manifest_digest:
+    began, manifest_digest = json.loads(run.facts.read_text()), facts["manifest_digest"]
+    if (digest := began["manifest_digest"]) != manifest_digest:
         digests = f"digest {digest[:12]}, this one is {manifest_digest[:12]}"
         raise TrainError(f"{run.path} was started from another manifest ({digests}); give that one, or another --out")
     if changed := changed_keys(load_config(run.config), config):
         raise TrainError(f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out")
+    if began["order_key"] != facts["order_key"]:
+        raise TrainError(f"{run.path} draws its clips in another order than this machine or version would; resume it where it was started")
 
 
 def make_models(config: TrainConfig) -> nn.ModuleDict:

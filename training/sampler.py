@@ -5,15 +5,16 @@ without replacement over a plan that holds each row a whole number of times; pla
 """
 
 import json
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from hashlib import sha256
 
 import numpy as np
 
 from training.balance import Balance
+from training.quotas import BITS, sorted_counts, turn_of
 
-_ORDER, _WINDOW, _TEXT = 0, 1, 2  # separate random streams of one key
+_ORDER, _WINDOW, _TEXT, _TURNS = 0, 1, 2, 3  # separate random streams of one key
 
 
 @dataclass(frozen=True)
@@ -28,15 +29,12 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class Sampler:
-    """`weights` float64 [N] sums to 1 and `cells` int64 [N] groups the rows; both are as `plan_balance` gives them."""
+    """`cells` int32 [N] groups the rows, and `quotas` int64 [C] is each cell's part of an epoch; both are as `plan_balance` gives them."""
 
-    weights: np.ndarray
     cells: np.ndarray
+    quotas: np.ndarray
+    epoch_length: int
     key: int  # 128 bits
-
-    @property
-    def epoch_length(self) -> int:
-        return len(self.weights)
 
     def draw(self, k: int) -> Draw:
         """Sample k, in any order, for any k >= 0."""
@@ -50,35 +48,49 @@ class Sampler:
         return _epoch_rows(self, epoch)[position : position + count]
 
     def counts(self, epoch: int) -> np.ndarray:
-        """How often each row is in an epoch, int64 [N], by systematic rounding of its weight.
+        """How often each row is in an epoch, int32 [N].
 
-        The rows of a cell stand side by side under one running sum, so each cell is within 1 of its quota and the rows
-        of a cell differ by at most 1. The random offset lets the remainders take turns over the epochs.
+        Each cell is less than 1 from its quota, and so is each value of the first target of a balance, whose cells stand side
+        by side. Rows of a cell differ by at most 1; over the epochs they take turns.
         """
-        order = np.argsort(self.cells, kind="stable")
-        running = np.cumsum(self.weights[order]) * self.epoch_length
-        running[-1] = self.epoch_length  # exactly, whatever the rounding of the sum
-        # An offset a little off 0 and 1 keeps whole quotas whole in spite of that rounding.
-        offset = 1e-6 + self.random(_ORDER, epoch).random() * (1 - 2e-6)
-        marks = np.floor(running + offset).astype(np.int64)
-        counts = np.empty(self.epoch_length, np.int64)
-        counts[order] = np.diff(marks, prepend=0)
+        counts = np.empty(len(self.cells), np.int32)
+        counts[self._order] = self._sorted_counts(epoch)
         return counts
+
+    def epoch_rows(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch in the order they are seen, int32 [epoch_length]."""
+        rows = np.repeat(self._order, self._sorted_counts(epoch))
+        self.random(_ORDER, epoch).shuffle(rows)
+        return rows
 
     def random(self, stream: int, index: int) -> np.random.Generator:
         """Random numbers of one stream and index, by counter-based Philox (Salmon et al. 2011): no state is kept."""
         return np.random.Generator(np.random.Philox(key=self.key, counter=[0, 0, index, stream]))
 
+    def _sorted_counts(self, epoch: int) -> np.ndarray:
+        start = int(self.random(_TURNS, 0).integers(2**BITS))
+        return sorted_counts(self._members, self.quotas, turn_of(epoch, start), epoch)
 
-@lru_cache(maxsize=4)
+    @cached_property
+    def _members(self) -> np.ndarray:
+        return np.bincount(self.cells, minlength=len(self.quotas))
+
+    @cached_property
+    def _order(self) -> np.ndarray:
+        """Rows by cell, int32 [N], shuffled within a cell, so that those which take turns are not neighbors of one source."""
+        shuffled = np.arange(len(self.cells), dtype=np.int32)
+        self.random(_TURNS, 1).shuffle(shuffled)
+        return shuffled[np.argsort(self.cells[shuffled], kind="stable")]
+
+
+@lru_cache(maxsize=2)
 def _epoch_rows(sampler: Sampler, epoch: int) -> np.ndarray:
-    random = sampler.random(_ORDER, epoch)
-    random.random()  # the offset of `counts`
-    return random.permutation(np.repeat(np.arange(sampler.epoch_length), sampler.counts(epoch)))
+    return sampler.epoch_rows(epoch)
 
 
 def make_sampler(balance: Balance, manifest_digest: str, seed: int) -> Sampler:
     """The sampler of a run. Everything that may change the order is hashed into its key."""
-    report = [asdict(cell) for cell in balance.report]
-    content = json.dumps([manifest_digest, report, seed]).encode() + balance.weights.tobytes() + balance.cells.tobytes()
-    return Sampler(balance.weights, balance.cells, int.from_bytes(sha256(content).digest()[:16]))
+    digest = sha256(json.dumps([manifest_digest, seed, balance.epoch_length, len(balance.quotas)]).encode())
+    digest.update(np.ascontiguousarray(balance.quotas, "<i8"))
+    digest.update(np.ascontiguousarray(balance.cells, "<i4"))
+    return Sampler(balance.cells, balance.quotas, balance.epoch_length, int.from_bytes(digest.digest()[:16]))

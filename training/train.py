@@ -18,11 +18,13 @@ from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
 from training.balance import plan_balance
+from training.balance_report import BalanceReport
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.config import StageConfig, TrainConfig, TrainError, load_config
 from training.data import Batch, Clip, ClipSource, make_batch, to_pixels, to_tensor
@@ -98,14 +100,15 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     began = time.monotonic()
     config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
     rows = _trainable(manifest.rows, config)
-    balance = plan_balance(rows, config.balance)
+    balance = plan_balance(rows, config.balance, _tokens(rows, config))
     sampler = make_sampler(balance, manifest.digest, config.seed)
     facts = {
         "manifest": str(manifest_path),
         "manifest_digest": manifest.digest,
         "clips": manifest.rows.num_rows,
         "clips_too_elongated": manifest.rows.num_rows - rows.num_rows,
-        "balance": [asdict(cell) for cell in balance.report],
+        "balance": asdict(balance.report),
+        "order_key": f"{sampler.key:032x}",
     }
     folder = open_run(out, config, facts, resume)
     torch.set_num_threads(config.threads)
@@ -137,13 +140,21 @@ def _trainable(rows: pa.Table, config: TrainConfig) -> pa.Table:
     return kept
 
 
-def _introduce(run: Run, facts: dict, report: tuple, progress: Progress, total_steps: int) -> None:
+def _tokens(rows: pa.Table, config: TrainConfig) -> np.ndarray | None:
+    """Tokens of each row in the last stage, where the balance is one of tokens."""
+    if config.balance is None or config.balance.unit != "tokens":
+        return None
+    return plan_shapes(rows, config.shapes_of(config.stages[-1]), token_of(config)).tokens
+
+
+def _introduce(run: Run, facts: dict, report: BalanceReport, progress: Progress, total_steps: int) -> None:
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in run.models.items()}
     models = ", ".join(f"{name} of {size / 1e6:.2f} M weights" for name, size in sizes.items())
     run.log.say(f"{facts['clips']} clips, {facts['clips_too_elongated']} of them too elongated; {models}; {total_steps} steps")
     if run.config.balance:
-        for cell in report:
-            run.log.say(f"balance by {run.config.balance.tag}: {cell}")
+        for value in report.values:
+            run.log.say(f"balance by {value}")
+        run.log.say(f"balance: {report}")
     if progress.total_steps:
         run.log.say(f"resuming after step {progress.total_steps}")
 

@@ -131,7 +131,7 @@ def test_a_run_leaves_what_it_promises(given: Given) -> None:
     assert {"loss", "psnr_db", "lr", "grad_norm"} <= metrics[0].keys()
     assert yaml.safe_load((given.run / "config.yaml").read_text())["dit"]["max_text_bytes"] == 128
     facts = json.loads((given.run / "run.json").read_text())
-    assert len(facts["manifest_digest"]) == 64 and [cell["natural_share"] for cell in facts["balance"]] == [0.4, 0.6, 0]
+    assert len(facts["manifest_digest"]) == 64 and [value["natural_share"] for value in facts["balance"]["values"]] == [0.4, 0.6, 0]
     assert [path.name for path in list_checkpoints(given.run / "checkpoints")] == ["step_00000012", "step_00000014"]
     made = sorted(path.name for path in (given.run / "samples").glob("*.mp4"))
     assert made == ["step_00000006_reconstruction.mp4", "step_00000010.mp4"]
@@ -185,6 +185,18 @@ def test_a_run_is_not_overwritten_nor_resumed_with_something_else(given: Given, 
     (tmp_path / "notes" / "mine.txt").write_text("x")
     with pytest.raises(TrainError, match="exists and is not a run"):
         train(given.config, given.manifest, tmp_path / "notes")
+
+
+def test_an_epoch_may_be_balanced_by_tokens_and_a_run_keeps_its_order(given: Given, tmp_path: Path) -> None:
+    """Shares are then of the tokens of the last stage, which the shapes of the clips give; and another order is not resumed."""
+    stages = [{**stage, "steps": 1} for stage in CONFIG["stages"]]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "balance": {**CONFIG["balance"], "unit": "tokens"}, "stages": stages}))
+    train(tmp_path / "c.yaml", given.manifest, tmp_path / "run")
+    facts = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert facts["balance"]["unit"] == "tokens" and facts["order_key"] != json.loads((given.run / "run.json").read_text())["order_key"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "order_key": "0" * 32}))
+    with pytest.raises(TrainError, match="another order"):
+        train(tmp_path / "c.yaml", given.manifest, tmp_path / "run", resume=True)
 
 
 def test_manifests_that_are_none(given: Given, tmp_path: Path) -> None:
