@@ -12,6 +12,7 @@ from jobs.curate import curate
 from jobs.dedup import dedup
 from jobs.explain import explain
 from jobs.manifest import manifest
+from jobs.materialize import materialize
 from jobs.query import query
 from jobs.report import report
 from jobs.status import status
@@ -27,7 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, report, train, sample):
+for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, materialize, report, train, sample):
     app.command()(command)
 
 
@@ -64,6 +65,7 @@ def _expected() -> Iterator[type[Exception]]:
 
 
 _USER_ERRORS = {
+    "curation.encode": ("CutError",),
     "curation.sources": ("SourceError",),
     "curation.storage": ("DatasetError",),
     "jobs.engines": ("EngineError",),

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-SCHEMA_VERSION = 2  # 1 knows no mix of captions; a manifest without one is still written so, and Reelmill of then reads it
+SCHEMA_VERSION = 3  # 1 knows no mix of captions, 2 no origin; a manifest without them is still written so, and Reelmill of then reads it
 REQUIRED_COLUMNS = (
     "clip_id", "video_id", "uri", "start_frame", "num_frames", "start_s", "end_s", "fps",
     "width", "height", "crop_x", "crop_y", "crop_w", "crop_h",
@@ -43,6 +43,7 @@ class ManifestFacts:
     num_rows: int
     tag_statistics: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # tag -> count, nulls, mean, quantiles …
     captions: Mapping[str, float] = field(default_factory=dict)  # captioner -> weight of a mix, the predicate's first
+    made_from: Mapping[str, str] = field(default_factory=dict)  # of materialized clips: digest of the source manifest, settings
     schema_version: int = SCHEMA_VERSION
 
 
@@ -62,6 +63,7 @@ def write_manifest(
     shards: Mapping[str, str],
     tag_statistics: Mapping[str, Mapping[str, Any]],
     captions: Mapping[str, float] = MappingProxyType({}),
+    made_from: Mapping[str, str] = MappingProxyType({}),
 ) -> str:
     """Freeze `rows` into `path`, atomically, and return the digest. The same arguments give the same bytes.
 
@@ -71,7 +73,7 @@ def write_manifest(
         raise ManifestError(f"a manifest needs the columns {', '.join(missing)}")
     rows = rows.sort_by("clip_id").replace_schema_metadata(None)
     described = {"predicate": predicate, "shards": dict(shards), "num_rows": rows.num_rows, "tag_statistics": tag_statistics}
-    facts = _canonical(described, captions)
+    facts = _canonical(described, captions, made_from)
     target = Path(path)
     scratch = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
@@ -107,9 +109,11 @@ def read_manifest(path: str | Path, columns: list[str] | None = None) -> Manifes
     return Manifest(parquet.read(columns=columns).replace_schema_metadata(None), ManifestFacts(**described), digest)
 
 
-def _canonical(described: Mapping[str, Any], captions: Mapping[str, float]) -> str:
+def _canonical(described: Mapping[str, Any], captions: Mapping[str, float], made_from: Mapping[str, str]) -> str:
     """Facts as JSON with sorted keys, but for the mix of captions, whose order means something."""
-    described = json.loads(json.dumps({**described, "schema_version": 2 if captions else 1}, sort_keys=True))
+    origin = {"made_from": dict(made_from)} if made_from else {}
+    version = 3 if made_from else 2 if captions else 1
+    described = json.loads(json.dumps({**described, **origin, "schema_version": version}, sort_keys=True))
     return json.dumps({**described, "captions": dict(captions)} if captions else described)
 
 

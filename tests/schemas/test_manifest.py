@@ -45,6 +45,15 @@ def test_a_mix_of_captions_is_kept_in_its_order_and_stands_in_the_digest(tmp_pat
     assert facts.captions == {} and facts.schema_version == 1, "what knows no mixes can read it"
 
 
+def test_what_clips_were_materialized_from_stands_in_the_digest(tmp_path, rows):
+    plain = freeze(tmp_path / "plain.parquet", rows)
+    digest = write_manifest(tmp_path / "m.parquet", rows, "true", {}, {}, {"b": 1.0, "a": 2.0}, {"manifest": plain})
+    read = read_manifest(tmp_path / "m.parquet")
+    assert digest != plain and read.facts.made_from == {"manifest": plain} and read.facts.schema_version == 3
+    assert list(read.facts.captions) == ["b", "a"]
+    assert read_manifest(tmp_path / "plain.parquet").facts.made_from == {}
+
+
 def test_lists_and_structs_survive_being_frozen(tmp_path, rows):
     """DuckDB, Arrow and Parquet each have a name of their own for the entries of a list."""
     for name in ("l", "item", "element"):
