@@ -22,7 +22,7 @@ _MAX_FILTER = 60  # a larger conflict is given as the dual found it
 
 @dataclass(frozen=True)
 class Certificate:
-    """`conflict` int [J] are shares that cannot be met together, none of them idle if `is_minimal`.
+    """`conflict` int [J] are shares that cannot be met together, none of them idle if `is_minimal`; where no caps would do, at any caps.
 
     `needed_max_repeats` is the least with which all shares can be met, to 0.1 % where cells are many, None where no number helps;
     so is `needed_max_source_repeats`. `nearest` float64 [K] are attainable shares, of least sum of differences from the wanted ones
@@ -52,14 +52,15 @@ def find_certificate(problem: Problem, round_shares: Callable[[np.ndarray], np.n
     elastic = solve_elastic(problem)
     if elastic.miss <= TOLERANCE:
         return None
-    conflict, is_minimal = _conflict(problem, elastic)
-    return Certificate(
-        conflict,
-        is_minimal,
-        _needed(problem, elastic, "max_repeats", lambda found: found.per_repeat),
-        None if problem.sources is None else _needed(problem, elastic, "max_source_repeats", lambda found: found.per_source_repeat),
-        _nearest(problem, elastic, round_shares),
-    )
+    needed = _needed(problem, elastic, "max_repeats", lambda found: found.per_repeat)
+    sources = None if problem.sources is None else _needed(problem, elastic, "max_source_repeats", lambda found: found.per_source_repeat)
+    blamed = problem, elastic
+    if needed is None and sources is None:
+        # Some share may be beyond the caps as well; what is to be told is what no caps would mend.
+        free = replace(problem, max_repeats=np.inf, sources=None, max_source_repeats=None)
+        if (unheld := solve_elastic(free)).miss > TOLERANCE:
+            blamed = free, unheld
+    return Certificate(*_conflict(*blamed), needed, sources, _nearest(problem, elastic, round_shares))
 
 
 def solve_elastic(problem: Problem) -> Elastic:

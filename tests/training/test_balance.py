@@ -178,6 +178,19 @@ def test_shares_of_seconds_and_of_given_tokens() -> None:
         assert seconds.sum() - seconds.max() - 1e-6 < drawn.sum() * plan.epoch_length <= seconds.sum() + 1e-6
 
 
+def test_what_no_repeats_would_mend_is_told_before_what_they_would() -> None:
+    """b would need more repeats as well, but the clip without values is what stands against both targets."""
+    rows = pa.table({"kind": ["a"] * 18 + ["b", None], "motion_mean": [0.1] * 9 + [0.9] * 10 + [None]})
+    targets = [{"tag": "kind", "temper": 2}, {"tag": "motion_mean", "edges": [0.5], "shares": [0.5, 0.5]}]
+    with pytest.raises(InfeasibleBalanceError, match="no number of repeats helps") as caught:
+        plan_balance(rows, BalanceConfig(targets=targets, max_repeats=1.5))
+    assert set(caught.value.conflict) == {("kind", "null"), ("motion_mean", "null")}
+    targets[1]["null_share"], targets[1]["shares"] = 0.05, [0.475, 0.475]
+    with pytest.raises(InfeasibleBalanceError, match="max_repeats would have to be") as caught:
+        plan_balance(rows, BalanceConfig(targets=targets, max_repeats=1.5))
+    plan_balance(rows, BalanceConfig(targets=targets, max_repeats=caught.value.needed_max_repeats + 1e-6))
+
+
 # ---- properties over several targets ----
 
 
@@ -207,9 +220,13 @@ def _check_certificate(error: InfeasibleBalanceError, rows: pa.Table, config: Ba
     all_wanted = list(wanted.values())
     null = (np.zeros(rows.num_rows, bool), 0.0)
     conflict = [wanted.get(key, null) for key in error.conflict]
-    assert not _is_feasible(rows, config, all_wanted) and not _is_feasible(rows, config, conflict)
+    free = {"max_repeats": 1e6, "max_source_repeats": 1e6}
+    helpless = error.needed_max_repeats is None and error.needed_max_source_repeats is None
+    # Where no number of repeats helps, the conflict is one that is there without caps.
+    caps = free if helpless and not _is_feasible(rows, config, all_wanted, **free) else {}
+    assert not _is_feasible(rows, config, all_wanted) and not _is_feasible(rows, config, conflict, **caps)
     for i in range(len(conflict)):
-        assert _is_feasible(rows, config, conflict[:i] + conflict[i + 1 :], slack=1e-7)
+        assert _is_feasible(rows, config, conflict[:i] + conflict[i + 1 :], slack=1e-7, **caps)
     for cap, needed in (("max_repeats", error.needed_max_repeats), ("max_source_repeats", error.needed_max_source_repeats)):
         if needed is not None:
             assert _is_feasible(rows, config, all_wanted, **{cap: needed + 1e-4})
