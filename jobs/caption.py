@@ -258,6 +258,6 @@ def _tell(record: dict[str, Any], pending: "Pending", similar: str) -> None:
         say(similar)
     if record["stopped_at_limit"]:
         left = pending.num_clips - done - sum(failed.values())
-        say(f"stopped at the limit with {left:,} clips left, each about {record['next_clip_tokens']:,} tokens; run again to go on")
+        say(f"stopped at the limit with {left:,} clips left: one more might take {record['next_clip_tokens']:,} tokens; run again to go on")
     if failed:
         say(f"{sum(failed.values()):,} clips are in failures/: {by_code(failed)}")

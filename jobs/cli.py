@@ -13,6 +13,7 @@ from jobs.dedup import dedup
 from jobs.explain import explain
 from jobs.manifest import manifest
 from jobs.materialize import materialize
+from jobs.plan import plan
 from jobs.query import query
 from jobs.report import report
 from jobs.status import status
@@ -28,7 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, materialize, report, train, sample):
+for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, materialize, report, plan, train, sample):
     app.command()(command)
 
 

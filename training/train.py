@@ -18,13 +18,9 @@ from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
-import numpy as np
-import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from training.balance import plan_balance
-from training.balance_report import BalanceReport
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.config import StageConfig, TrainConfig, TrainError, load_config
 from training.data import Batch, Clip, ClipSource, make_batch, to_pixels, to_tensor
@@ -33,10 +29,10 @@ from training.flow import draw_times, point_on_path
 from training.generate import default_settings, generate, write_mp4, write_sample
 from training.latents import LatentSource, measure_latents
 from training.log import RunLog
-from training.packing import BucketPlanner, Loads, PackPlanner, Planner
+from training.packing import Planner
+from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.runs import RunFolder, load_manifest, make_models, open_run
-from training.sampler import Sampler, make_sampler
-from training.shapes import Shapes, elongated, plan_shapes, token_of
+from training.shapes import Shapes
 from training.vae import VAE, vae_loss
 
 
@@ -61,9 +57,8 @@ class Run:
     config: TrainConfig
     folder: RunFolder
     models: nn.ModuleDict
-    rows: pa.Table
+    prepared: Prepared
     source: ClipSource
-    sampler: Sampler
     log: RunLog
     stop: Callable[[], bool]
 
@@ -99,16 +94,14 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     """Train what the config says on the clips of a manifest, into the folder `out`. Raises TrainError."""
     began = time.monotonic()
     config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
-    rows = _trainable(manifest.rows, config)
-    balance = plan_balance(rows, config.balance, _tokens(rows, config))
-    sampler = make_sampler(balance, manifest.digest, config.seed)
+    prepared = prepare(manifest, config)
     facts = {
         "manifest": str(manifest_path),
         "manifest_digest": manifest.digest,
         "clips": manifest.rows.num_rows,
-        "clips_too_elongated": manifest.rows.num_rows - rows.num_rows,
-        "balance": asdict(balance.report),
-        "order_key": f"{sampler.key:032x}",
+        "clips_too_elongated": prepared.num_left_out,
+        "balance": asdict(prepared.balance.report),
+        "order_key": f"{prepared.sampler.key:032x}",
     }
     folder = open_run(out, config, facts, resume)
     torch.set_num_threads(config.threads)
@@ -119,9 +112,9 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
         load_models(checkpoint, models)
     total_steps = sum(stage.steps for stage in config.stages)
     with RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) as log, _stop_signals() as stop:
-        source = ClipSource(rows, config.data, config.threads, log.say)
-        run = Run(config, folder, models, rows, source, sampler, log, stop)
-        _introduce(run, facts, balance.report, progress, total_steps)
+        source = ClipSource(prepared.rows, config.data, config.threads, log.say)
+        run = Run(config, folder, models, prepared, source, log, stop)
+        _introduce(run, facts, progress, total_steps)
         for stage in config.stages[progress.stage :]:
             progress = train_stage(run, stage, progress)
         sample = _final_sample(run)
@@ -130,28 +123,12 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     return TrainResult(progress.total_steps, time.monotonic() - began, sample, source.skipped)
 
 
-def _trainable(rows: pa.Table, config: TrainConfig) -> pa.Table:
-    """The rows whose shape every stage can keep. Raises TrainError where there are none."""
-    if rows.num_rows == 0:
-        raise TrainError("the manifest is empty: its predicate selected no clip")
-    kept = rows.filter(pa.array(~elongated(rows, [config.shapes_of(stage) for stage in config.stages], token_of(config))))
-    if kept.num_rows == 0:
-        raise TrainError(f"all {rows.num_rows} clips of the manifest are too elongated for the areas of the shapes")
-    return kept
-
-
-def _tokens(rows: pa.Table, config: TrainConfig) -> np.ndarray | None:
-    """Tokens of each row in the last stage, where the balance is one of tokens."""
-    if config.balance is None or config.balance.unit != "tokens":
-        return None
-    return plan_shapes(rows, config.shapes_of(config.stages[-1]), token_of(config)).tokens
-
-
-def _introduce(run: Run, facts: dict, report: BalanceReport, progress: Progress, total_steps: int) -> None:
+def _introduce(run: Run, facts: dict, progress: Progress, total_steps: int) -> None:
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in run.models.items()}
     models = ", ".join(f"{name} of {size / 1e6:.2f} M weights" for name, size in sizes.items())
     run.log.say(f"{facts['clips']} clips, {facts['clips_too_elongated']} of them too elongated; {models}; {total_steps} steps")
     if run.config.balance:
+        report = run.prepared.balance.report
         for value in report.values:
             run.log.say(f"balance by {value}")
         run.log.say(f"balance: {report}")
@@ -171,7 +148,7 @@ def train_stage(run: Run, stage: StageConfig, progress: Progress) -> Progress:
             _between_steps(run, stage, training, progress)
     training.model.load_state_dict(training.average.state_dict())
     if stage.model == "vae":
-        measure_latents(run.models["vae"], run.source, run.sampler, feed.shapes)
+        measure_latents(run.models["vae"], run.source, run.prepared.sampler, feed.shapes)
         _write_reconstruction(run, feed.shapes, progress)
     progress = replace(progress, stage=progress.stage + 1, step=0)
     save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
@@ -189,11 +166,9 @@ def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
 
 
 def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
-    shapes = plan_shapes(run.rows, run.config.shapes_of(stage), token_of(run.config))
-    make_planner = BucketPlanner if stage.batching == "bucketed" else PackPlanner
-    loads = Loads(shapes.tokens, shapes.buckets, stage.max_tokens, stage.micro_batches)
+    shapes = shapes_of(run.prepared, run.config, stage)
     inputs = LatentSource(run.models["vae"], run.config.data.cache_mb) if stage.model == "dit" else _clip_pixels
-    return Feed(shapes, make_planner(loads, run.sampler.rows, progress.plan), inputs)
+    return Feed(shapes, planner_of(shapes, stage, run.prepared.sampler, progress.plan), inputs)
 
 
 def _between_steps(run: Run, stage: StageConfig, training: Training, progress: Progress) -> None:
@@ -250,9 +225,9 @@ def _next_clips(run: Run, feed: Feed) -> list[list[Clip]]:
     What cannot be read leaves a gap in its batch and moves no other clip, since the plan is made from shapes alone.
     """
     unread = 0
-    while unread <= run.sampler.epoch_length:
+    while unread <= run.prepared.sampler.epoch_length:
         planned = feed.planner.step()
-        clips = [run.source.readable(run.sampler, feed.shapes, draws) for draws in planned.batches]
+        clips = [run.source.readable(run.prepared.sampler, feed.shapes, draws) for draws in planned.batches]
         if any(clips):
             return clips
         unread += sum(map(len, planned.batches))
@@ -338,7 +313,7 @@ def _final_sample(run: Run) -> Path | None:
 @torch.no_grad()
 def _write_reconstruction(run: Run, shapes: Shapes, progress: Progress) -> None:
     """A clip beside what the VAE makes of it."""
-    clip = run.source.first(run.sampler, shapes, 1)[0]
+    clip = run.source.first(run.prepared.sampler, shapes, 1)[0]
     video = to_tensor(clip.pixels)
     again = run.models["vae"].to_video(run.models["vae"].to_latents(video[None]))[0]
     frames = to_pixels(torch.cat([video, again], dim=3))

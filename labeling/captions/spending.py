@@ -50,10 +50,13 @@ class Usage:
 
 
 class Spending:
-    """Sums up a run, and says whether another clip may begin: what clips under way may come to, at most what any came to so far, counts."""
+    """Sums up a run, and says whether another clip may begin: for each one under way the most counts that it is likely to need.
+
+    That is as many tokens in as any clip took so far, and out as many as an answer may have.
+    """
 
     def __init__(self, limits: Limits, prices: Prices | None, expected: tuple[int, int]):
-        """`expected`: tokens in and out that a clip is taken to need while none is done. Raises CaptionError."""
+        """`expected`: tokens in that a clip is taken to need while none is done, and the longest answer. Raises CaptionError."""
         if limits.cost is not None and prices is None:
             raise CaptionError("a limit on cost needs prices: give --price-in and --price-out, per million tokens")
         self._limits, self._prices = limits, prices
@@ -90,9 +93,9 @@ class Spending:
             tokens = used.tokens_in, used.tokens_out
             is_first = not self.tokens_in
             self.tokens_in, self.tokens_out = self.tokens_in + tokens[0], self.tokens_out + tokens[1]
-            self._dearest = tokens if is_first else (max(self._dearest[0], tokens[0]), max(self._dearest[1], tokens[1]))
+            self._dearest = (tokens[0] if is_first else max(self._dearest[0], tokens[0]), max(self._dearest[1], tokens[1]))
 
     @property
     def next_clip_tokens(self) -> int:
-        """What one more clip is expected to take."""
+        """The most that one more clip is likely to take."""
         return sum(self._dearest)

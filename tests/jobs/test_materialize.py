@@ -14,9 +14,10 @@ import yaml
 
 from schemas.manifest import read_manifest, write_manifest
 from tests.benchmarks.kill_and_rerun import ROOT
-from training.config import DataConfig
+from training.config import DataConfig, ShapesConfig
 from training.data import ClipSource
 from training.sampler import Draw
+from training.shapes import Token, plan_shapes
 
 VIDEOS = (
     "psd_fades.mp4",
@@ -81,14 +82,15 @@ def test_the_manifest_keeps_rows_and_facts_and_says_what_it_was_made_from(manife
 
 
 def test_training_reads_the_same_windows_from_lossless_clips(manifest, lossless):
-    config = DataConfig(num_frames=3, fps=8, sizes=[[48, 32], [32, 48]], windows_per_clip=3)
+    config, token = DataConfig(windows_per_clip=3), Token(side=16, frames=1)
     source, made = (read_manifest(path).rows for path in (manifest, lossless[0] / "manifest.parquet"))
     originals, clips = (ClipSource(rows, config, say=lambda line: None) for rows in (source, made))
+    shapes, shapes_made = (plan_shapes(rows, ShapesConfig(areas=[[48, 32]], max_frames=3), token) for rows in (source, made))
     read = 0
     for number, row in enumerate(source.to_pylist()):
         for choice in (0.0, 0.5, 0.99) if row["num_frames"] >= 3 else ():
             draw = Draw(0, number, choice, 0.0)
-            one, other = originals.load(draw), clips.load(draw)
+            one, other = originals.load(draw, shapes.of(number)), clips.load(draw, shapes_made.of(number))
             np.testing.assert_array_equal(one.pixels, other.pixels)
             assert abs(one.fps - other.fps) < 1e-9
             read += 1
@@ -98,7 +100,7 @@ def test_training_reads_the_same_windows_from_lossless_clips(manifest, lossless)
 def test_a_run_trains_from_it(lossless, tmp_path):
     from tests.training.test_training_run import CONFIG
 
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "balance": None} | {"data": {**CONFIG["data"], "num_frames": 5}}))
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "balance": None}))
     done = cli("train", tmp_path / "c.yaml", "--manifest", lossless[0] / "manifest.parquet", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr + done.stdout
     assert read_manifest(lossless[0] / "manifest.parquet").digest in (tmp_path / "run" / "run.json").read_text()
