@@ -56,9 +56,7 @@ def _show(planned: "RunPlan") -> None:
 
 def _stage(stage: "StagePlan") -> str:
     seen = f"{stage.samples:,} samples, {stage.epochs:.2f} epochs, {stage.clips_seen:,} clips"
-    batches = (
-        f"{stage.tokens:,} tokens in batches {stage.useful_share:.1%} full, {stage.shapes} shapes; {stage.carried:,} handed on"
-    )
+    batches = f"{stage.tokens:,} tokens in batches {stage.useful_share:.1%} full, {stage.shapes} shapes; {stage.carried:,} handed on"
     part = f" (planned for the first {stage.planned_steps:,})" if stage.planned_steps < stage.steps else ""
     return f"{stage.model}, {stage.batching}, {stage.steps:,} steps{part}: {seen}; {batches}"
 
