@@ -10,10 +10,9 @@ import pyarrow.compute as pc
 
 from curation.storage import Dataset
 from labeling.catalog import tag_tables
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, SIGNATURES, VIDEOS, TableSpec, caption_table, written_version
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, SIGNATURES, VIDEOS, TableSpec, caption_stage, caption_table, written_version
 from schemas.tags import WEIGHT_FREE
 
-_CAPTION_STAGE = "caption:"  # and the captioner's name: the stage of its failures
 _SPENT = ("requests", "tokens_in", "tokens_out", "cost")  # what the `extra` of such a failure may hold
 
 
@@ -127,7 +126,7 @@ def overview(dataset: Dataset) -> Overview:
             leftovers=_leftovers(dataset, tables.values()),
             outdated_groups=tuple(group.name for group in groups if group.outdated_shards),
             incomplete_groups=tuple(name for name in dict.fromkeys((*WEIGHT_FREE, *tables)) if missing.get(name, shards)),
-            retryable_failures=_sum(failures.filter(pc.invert(pc.starts_with(failures["stage"], _CAPTION_STAGE)))["retryable"]),
+            retryable_failures=_sum(failures.filter(pc.invert(pc.starts_with(failures["stage"], caption_stage(""))))["retryable"]),
             unknown_groups=tuple(sorted(set(dataset.tag_groups()) - set(tables))),
         ),
     )
@@ -151,7 +150,7 @@ def _captions(dataset: Dataset, name: str, clip_ids: pa.ChunkedArray, failures: 
     texts = ["caption_short", "caption_medium", "caption_dense"]
     facts = ["reason", "camera_agrees", "model", "prompt_version", "requests", "tokens_in", "tokens_out", "seconds", "cost"]
     rows = dataset.read(caption_table(name), ["clip_id", *texts, *facts])
-    failed = failures.filter(pc.equal(failures["stage"], f"{_CAPTION_STAGE}{name}"))
+    failed = failures.filter(pc.equal(failures["stage"], caption_stage(name)))
     spent = [{key: float(value) for key, value in extra if key in _SPENT} for extra in failed["extra"].to_pylist()]
     totals = {key: _sum(rows[key]) + sum(one.get(key, 0) for one in spent) for key in _SPENT}
     has_cost = rows["cost"].null_count < rows.num_rows or any("cost" in one for one in spent)

@@ -89,6 +89,11 @@ def caption_table(captioner: str) -> TableSpec:
     return _table(f"captions/{captioner}", 1, _record_fields(CaptionRecord))
 
 
+def caption_stage(captioner: str) -> str:
+    """The stage of a captioner's rows in failures/."""
+    return f"caption:{captioner}"
+
+
 def embedding_table(model: str, size: int) -> TableSpec:
     """Table of an image encoder's embeddings: a row per keyframe, of unit length, `size` numbers each."""
     columns = [

@@ -10,6 +10,8 @@ _FITTING = {
     "mixed": {*_DIRECTIONS, "handheld", "moving"},
 }
 """Measured kind of motion -> what may be said of it."""
+MEASURED = tuple(_FITTING)
+"""The values of the tag motion_camera."""
 
 
 def camera_agrees(words: str, language: str, measured: str | None) -> bool | None:

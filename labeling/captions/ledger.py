@@ -12,7 +12,7 @@ from curation.storage import Dataset
 from labeling.captions.dialogue import Reply
 from labeling.captions.pictures import Budget, Frames, active_size, choose_frames
 from schemas.records import CaptionRecord, Failure
-from schemas.tables import CLIPS, FAILURES, KEYFRAMES, TableSpec, caption_table, to_arrow
+from schemas.tables import CLIPS, FAILURES, KEYFRAMES, TableSpec, caption_stage, caption_table, to_arrow
 
 _KEYS = ["clip_id", "model", "prompt_version", "frames", "frame_side"]
 
@@ -48,7 +48,7 @@ class Captioner:
     @property
     def stage(self) -> str:
         """Its name in failures/."""
-        return f"caption:{self.name}"
+        return caption_stage(self.name)
 
 
 @dataclass(frozen=True)

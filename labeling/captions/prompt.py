@@ -11,6 +11,7 @@ from typing import Any
 
 from labeling.captions.answer import FIELDS, json_schema
 from labeling.captions.backends.protocol import CaptionError
+from labeling.captions.camera import MEASURED
 from labeling.captions.dialogue import Message
 from labeling.captions.pictures import Picture
 
@@ -112,7 +113,7 @@ def _parsed(data: bytes, path: Path) -> dict[str, Any]:
 def _try_all(prompt: Prompt) -> None:
     for level in range(6):
         prompt.facts(1.0, {"motion_level": level})
-    for camera in ("static", "pan_left", "pan_right", "tilt_up", "tilt_down", "zoom_in", "zoom_out", "roll", "mixed", "handheld"):
+    for camera in MEASURED:
         prompt.facts(1.0, {"motion_camera": camera, "quality_residual_cut": 0.0, "naturalness_text_area": 1.0})
     prompt.messages([Picture(0.0, b"")], 1.0, {"content_text": "text"})
     prompt.repair("problem")
