@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from types import FrameType
 
@@ -23,17 +22,15 @@ from torch import Tensor, nn
 
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.config import StageConfig, TrainConfig, TrainError, load_config
-from training.data import Batch, Clip, ClipSource, make_batch, to_pixels, to_tensor
-from training.dit import Conditions, DiT
-from training.flow import draw_times, point_on_path
+from training.data import Clip, ClipSource, make_batch, to_pixels, to_tensor
 from training.generate import default_settings, generate, write_mp4, write_sample
 from training.latents import LatentSource, measure_latents
 from training.log import RunLog
+from training.losses import batch_loss, noise_generator
 from training.packing import Planner
 from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.runs import RunFolder, load_manifest, make_models, open_run
 from training.shapes import Shapes
-from training.vae import VAE, vae_loss
 
 
 class Stopped(TrainError):
@@ -70,24 +67,6 @@ class Feed:
     shapes: Shapes
     planner: Planner
     inputs: Callable[[Clip], Tensor]
-
-
-@dataclass(frozen=True)
-class Noisy:
-    """Clips on their way to noise: S latents `x_t` [C, T, H, W] at `t` [S], and the velocities there, of the same shapes."""
-
-    x_t: tuple[Tensor, ...]
-    t: Tensor
-    conditions: Conditions
-    velocities: tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class StepLoss:
-    """Loss of one batch, and what else to log of it."""
-
-    loss: Tensor
-    metrics: dict[str, float]
 
 
 def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, resume: bool = False) -> TrainResult:
@@ -234,35 +213,6 @@ def _next_clips(run: Run, feed: Feed) -> list[list[Clip]]:
     raise run.source.nothing_readable()
 
 
-def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: torch.Generator) -> StepLoss:
-    """Loss of a VAE on pixels or of a DiT on latents."""
-    if isinstance(model, VAE):
-        loss = vae_loss(model, torch.stack(batch.x), generator)
-        metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
-        return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics})
-    loss = velocity_loss(model, make_noisy(batch, config, generator))
-    return StepLoss(loss, {"loss": float(loss.detach())})
-
-
-def make_noisy(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Noisy:
-    """Each clip of a batch of latents at a noise level of its own, with conditions dropped at random."""
-    count, tags = batch.conditions.tags.shape
-    t = draw_times(count, config.flow, generator)
-    noise = [torch.randn(x.shape, generator=generator) for x in batch.x]
-    points = [point_on_path(x[None], n[None], at) for x, n, at in zip(batch.x, noise, t.split(1), strict=True)]
-    drop_text = torch.rand(count, generator=generator) < config.dit.text_dropout
-    drop_tags = torch.rand(count, tags, generator=generator) < config.dit.tag_dropout
-    x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)
-    return Noisy(x_t, t, batch.conditions.without(drop_text, drop_tags), velocities)
-
-
-def velocity_loss(dit: DiT, noisy: Noisy) -> Tensor:
-    """Mean squared error of the velocity over all elements of all clips, a scalar: a long clip counts more than a short one."""
-    told = dit(noisy.x_t, noisy.t, noisy.conditions)
-    errors = [(ours - true).square().sum() for ours, true in zip(told, noisy.velocities, strict=True)]
-    return torch.stack(errors).sum() / sum(x.numel() for x in noisy.x_t)
-
-
 def learning_rate(stage: StageConfig, step: int) -> float:
     """Linear warm-up, then half a cosine from `learning_rate` to `final_learning_rate` at the last step."""
     if step < stage.warmup_steps:
@@ -270,12 +220,6 @@ def learning_rate(stage: StageConfig, step: int) -> float:
     done = (step - stage.warmup_steps) / max(stage.steps - 1 - stage.warmup_steps, 1)
     left = (1 + math.cos(math.pi * done)) / 2
     return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * left
-
-
-def noise_generator(seed: int, stage: int, step: int, batch: int) -> torch.Generator:
-    """The random numbers of one batch of a step."""
-    digest = sha256(f"{seed}/{stage}/{step}/{batch}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8]) >> 1)
 
 
 @torch.no_grad()

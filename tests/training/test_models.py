@@ -10,7 +10,7 @@ from training.config import DiTConfig, FlowConfig, TrainConfig, VAEConfig
 from training.data import Batch, Clip, make_batch
 from training.dit import Conditions, DiT, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
 from training.flow import draw_times, euler, guided, point_on_path, shifted
-from training.train import Noisy, make_noisy, noise_generator, velocity_loss
+from training.losses import Noisy, make_noisy, noise_generator, velocity_loss
 from training.vae import VAE, to_width, vae_loss
 
 SMALL_VAE = VAEConfig(latent_channels=4, widths=(8, 12, 16))

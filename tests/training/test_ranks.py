@@ -14,10 +14,10 @@ from training.balance import plan_balance
 from training.config import DiTConfig, ShapesConfig, TrainConfig
 from training.data import Batch
 from training.dit import Conditions, DiT
+from training.losses import make_noisy, noise_generator, velocity_loss
 from training.packing import BucketPlanner, Loads, PackPlanner, PlannedStep, PlanState
 from training.sampler import Sampler, make_sampler
 from training.shapes import Shapes, Token, plan_shapes
-from training.train import make_noisy, noise_generator, velocity_loss
 
 CONFIG = TrainConfig(stages=[{"name": "v", "model": "vae", "steps": 1}], dit=DiTConfig(width=32, depth=1, heads=2, text_width=16))
 SHAPES = ShapesConfig(areas=[[32, 24]], max_frames=9, fps="native")
