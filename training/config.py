@@ -51,8 +51,9 @@ class DataConfig(_Strict):
     windows_per_clip: PositiveInt = 2  # positions of the frames trained on within a clip's span
     # Weight of each column as the text of a draw, among those not null; with a mix of captions, after a captioner was drawn.
     caption_lengths: dict[str, Positive] = {"caption_short": 1.0, "caption_medium": 1.0, "caption_dense": 2.0}
-    condition_tags: tuple[str, ...] = ()  # numeric tags given to the DiT as quantiles in [0, 1]
+    condition_tags: tuple[str, ...] = ()  # numeric tags told to the dit, each as one of dit.tag_bins bins of equal frequency
     cache_mb: NotNegative = 512.0  # decoded windows kept in memory
+    workers: Annotated[int, Field(ge=0)] = 0  # processes that read ahead, on each rank; 0 reads in the trainer itself
 
 
 class TargetConfig(_Strict):
@@ -203,6 +204,7 @@ class DiTConfig(_Strict):
     max_text_bytes: PositiveInt = 128
     text_dropout: Share = 0.1
     tag_dropout: Share = 0.1
+    tag_bins: PositiveInt = 10
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "DiTConfig":

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.conditions import UNKNOWN
 from training.config import DiTConfig
 
 _PAD, _BEGIN = 256, 257  # beside the 256 byte values
@@ -30,7 +31,7 @@ class TextBytes:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What the DiT is told of B clips; `latent_fps` [B] is latent frames a second, `tags` [B, N] nan if unknown."""
+    """What the DiT is told of B clips; `latent_fps` [B] is latent frames a second, `tags` int64 [B, N] are bins, 0 if unknown."""
 
     texts: tuple[str, ...]
     latent_fps: Tensor
@@ -39,7 +40,7 @@ class Conditions:
     def without(self, text: Tensor, tags: Tensor) -> "Conditions":
         """The same with some hidden: `text` bool [B] and `tags` bool [B, N] are true where the value is dropped."""
         texts = tuple("" if hide else kept for kept, hide in zip(self.texts, text.tolist(), strict=True))
-        return Conditions(texts, self.latent_fps, self.tags.masked_fill(tags, math.nan))
+        return Conditions(texts, self.latent_fps, self.tags.masked_fill(tags, UNKNOWN))
 
 
 def to_bytes(texts: Sequence[str], max_bytes: int) -> TextBytes:
@@ -190,8 +191,9 @@ class DiT(nn.Module):
         width, token = config.width, latent_channels * config.patch**2
         self.embed = nn.Linear(token, width)
         self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
-        self.tags = nn.ModuleList(nn.Linear(width, width) for _ in range(num_tags))
-        self.unknown_tag = nn.Parameter(torch.zeros(num_tags, width))
+        self.tags = nn.ModuleList(nn.Embedding(1 + config.tag_bins, width) for _ in range(num_tags))
+        for bins in self.tags:
+            nn.init.normal_(bins.weight, std=0.02)
         self.text = TextEncoder(config)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -222,11 +224,10 @@ class DiT(nn.Module):
         return tuple(_from_tokens(clip, shape, patch) for clip, shape in zip(clips, shapes, strict=True))
 
     def _tag_condition(self, tags: Tensor) -> Tensor:
-        """Tags [B, N] in [0, 1] or nan to one vector [B, width]."""
+        """Bins [B, N] to one vector [B, width]."""
         total = torch.zeros(len(tags), self.config.width)
-        for layer, unknown, values in zip(self.tags, self.unknown_tag, tags.unbind(dim=1), strict=True):
-            known = layer(sinusoids(values.nan_to_num(), self.config.width))
-            total = total + torch.where(values.isnan()[:, None], unknown, known)
+        for embedding, bins in zip(self.tags, tags.unbind(dim=1), strict=True):
+            total = total + embedding(bins)
         return total
 
 

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import load_average, load_models, load_progress
+from training.conditions import UNKNOWN, bin_of
 from training.config import TrainConfig, TrainError, load_config, nearest
-from training.data import to_pixels
 from training.dit import Conditions
 from training.flow import euler, guided
+from training.pixels import to_pixels
 from training.runs import RunFolder, make_models
 from training.shapes import largest, token_of
 
@@ -135,5 +136,6 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
 def _conditions(config: TrainConfig, settings: SampleSettings) -> Conditions:
     """What was asked for, and, second, nothing at all."""
     fps = torch.tensor([settings.fps / config.vae.time_factor]).expand(2)
-    asked = torch.tensor([settings.tags.get(tag, torch.nan) for tag in config.data.condition_tags])
-    return Conditions((settings.prompt, ""), fps, torch.stack([asked, torch.full_like(asked, torch.nan)]))
+    quantiles = np.array([settings.tags.get(tag, np.nan) for tag in config.data.condition_tags])
+    asked = torch.from_numpy(bin_of(quantiles, config.dit.tag_bins))
+    return Conditions((settings.prompt, ""), fps, torch.stack([asked, torch.full_like(asked, UNKNOWN)]))

@@ -58,6 +58,19 @@ class RunLog(AbstractContextManager["RunLog"]):
             self._bar.stop()
 
 
+class SilentLog(AbstractContextManager["SilentLog"]):
+    """The log of a rank that does not lead."""
+
+    def say(self, text: str) -> None:
+        """Nothing: the leading rank says it."""
+
+    def step(self, stage: str, total_steps: int, metrics: Mapping[str, float]) -> None:
+        """Nothing: the leading rank records it."""
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+
 def _progress_bar(console: Console) -> Progress:
     stage, facts = TextColumn("{task.description}"), TextColumn("{task.fields[facts]}")
     return Progress(stage, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), facts, console=console)

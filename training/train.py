@@ -2,7 +2,7 @@
 
 A step is a pure function of the weights before it, of its number and of the plan's state: which clips it sees comes from
 the sampler by way of the plan, the noise of each of its batches from a generator seeded by (seed, stage, step, batch). That
-is why a run that was killed and resumed ends bitwise equal.
+is why a run that was killed and resumed ends bitwise equal. Several ranks share the batches of each step, whose gradients they add up.
 """
 
 import json
@@ -10,27 +10,31 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import FrameType
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
+from training.conditions import tag_bins
 from training.config import StageConfig, TrainConfig, TrainError, load_config
-from training.data import Clip, ClipSource, make_batch, to_pixels, to_tensor
+from training.data import Batch, Clip, ClipSource, Order, Pixels, make_batch, nothing_readable
 from training.generate import default_settings, generate, write_mp4, write_sample
 from training.latents import LatentSource, measure_latents
-from training.log import RunLog
+from training.loader import LoadedStep, load_steps
+from training.log import RunLog, SilentLog
 from training.losses import batch_loss, noise_generator
-from training.packing import Planner
+from training.pixels import to_pixels, to_tensor
 from training.plan import Prepared, planner_of, prepare, shapes_of
+from training.ranks import Ranks, join_ranks
 from training.runs import RunFolder, load_manifest, make_models, open_run
-from training.shapes import Shapes
+from training.texts import has_texts
 
 
 class Stopped(TrainError):
@@ -55,18 +59,31 @@ class Run:
     folder: RunFolder
     models: nn.ModuleDict
     prepared: Prepared
-    source: ClipSource
-    log: RunLog
+    bins: np.ndarray  # int16 [rows, tags], as the dit is told them
+    ranks: Ranks
+    log: RunLog | SilentLog
     stop: Callable[[], bool]
+    skipped: dict[str, str]  # clip_id -> why it could not be read, of all ranks
 
 
 @dataclass(frozen=True)
 class Feed:
-    """What a stage takes its batches from: the shapes of the rows, the plan of its steps, and a clip's pixels or latents."""
+    """What a stage takes its batches from: steps as they are read, what their draws ask for, and a clip's pixels or latents as tensors."""
 
-    shapes: Shapes
-    planner: Planner
+    source: ClipSource
+    order: Order
+    steps: Iterator[LoadedStep]
     inputs: Callable[[Clip], Tensor]
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A step that has clips: this rank's batches by their number in it, and how many clips and elements of `x` all ranks have."""
+
+    step: LoadedStep
+    batches: dict[int, Batch]
+    samples: int
+    elements: int
 
 
 def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, resume: bool = False) -> TrainResult:
@@ -82,30 +99,42 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
         "balance": asdict(prepared.balance.report),
         "order_key": f"{prepared.sampler.key:032x}",
     }
-    folder = open_run(out, config, facts, resume)
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
-    models, checkpoint = make_models(config), folder.newest_checkpoint()
-    progress = load_progress(checkpoint) if checkpoint else Progress()
-    if checkpoint:
-        load_models(checkpoint, models)
     total_steps = sum(stage.steps for stage in config.stages)
-    with RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) as log, _stop_signals() as stop:
-        source = ClipSource(prepared.rows, config.data, config.threads, log.say)
-        run = Run(config, folder, models, prepared, source, log, stop)
-        _introduce(run, facts, progress, total_steps)
-        for stage in config.stages[progress.stage :]:
-            progress = train_stage(run, stage, progress)
-        sample = _final_sample(run)
-        if source.skipped:
-            (folder.path / "skipped.json").write_text(json.dumps(source.skipped, indent=2) + "\n")
-    return TrainResult(progress.total_steps, time.monotonic() - began, sample, source.skipped)
+    with join_ranks() as ranks:
+        _check_ranks(config, ranks)
+        folder = open_run(out, config, facts, resume) if ranks.leads else RunFolder(out)
+        ranks.gather("the folder is there")
+        models, checkpoint = make_models(config), folder.newest_checkpoint()
+        progress = load_progress(checkpoint) if checkpoint else Progress()
+        if checkpoint:
+            load_models(checkpoint, models)
+        bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins)
+        log = RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) if ranks.leads else SilentLog()
+        with log, _stop_signals() as stop:
+            run = Run(config, folder, models, prepared, bins, ranks, log, stop, skipped={})
+            _introduce(run, facts, progress, total_steps)
+            for stage in config.stages[progress.stage :]:
+                progress = train_stage(run, stage, progress)
+            sample = _final_sample(run)
+            if run.skipped and ranks.leads:
+                (folder.path / "skipped.json").write_text(json.dumps(run.skipped, indent=2) + "\n")
+    return TrainResult(progress.total_steps, time.monotonic() - began, sample, run.skipped)
+
+
+def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
+    for stage in config.stages:
+        if stage.micro_batches % ranks.count:
+            raise TrainError(f"stages: {ranks.count} ranks cannot share the {stage.micro_batches} micro_batches of {stage.name} equally")
 
 
 def _introduce(run: Run, facts: dict, progress: Progress, total_steps: int) -> None:
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in run.models.items()}
     models = ", ".join(f"{name} of {size / 1e6:.2f} M weights" for name, size in sizes.items())
     run.log.say(f"{facts['clips']} clips, {facts['clips_too_elongated']} of them too elongated; {models}; {total_steps} steps")
+    if not has_texts(run.prepared.rows, run.config.data.caption_lengths):
+        run.log.say("the manifest holds no captions: every text is empty")
     if run.config.balance:
         report = run.prepared.balance.report
         for value in report.values:
@@ -121,16 +150,20 @@ def _introduce(run: Run, facts: dict, progress: Progress, total_steps: int) -> N
 def train_stage(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     """Train one model from where `progress` stands to the end of the stage, where it takes its averaged weights."""
     training, feed = _start_stage(run, stage, progress), _start_feed(run, stage, progress)
-    while progress.step < stage.steps:
-        progress = train_step(run, stage, training, feed, progress)
-        if progress.step < stage.steps:  # the end of the stage is saved below
-            _between_steps(run, stage, training, progress)
+    with closing(feed.steps):
+        while progress.step < stage.steps:
+            progress = train_step(run, stage, training, feed, progress)
+            if progress.step < stage.steps:  # the end of the stage is saved below
+                _between_steps(run, stage, training, progress)
     training.model.load_state_dict(training.average.state_dict())
-    if stage.model == "vae":
-        measure_latents(run.models["vae"], run.source, run.prepared.sampler, feed.shapes)
-        _write_reconstruction(run, feed.shapes, progress)
     progress = replace(progress, stage=progress.stage + 1, step=0)
-    save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
+    if stage.model == "vae":
+        measure_latents(run.models["vae"], feed.source, feed.order)
+        run.ranks.follow(run.models["vae"])
+    if run.ranks.leads:
+        if stage.model == "vae":
+            _write_reconstruction(run, feed, progress)
+        save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
     return progress
 
 
@@ -145,19 +178,23 @@ def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
 
 
 def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
-    shapes = shapes_of(run.prepared, run.config, stage)
-    inputs = LatentSource(run.models["vae"], run.config.data.cache_mb) if stage.model == "dit" else _clip_pixels
-    return Feed(shapes, planner_of(shapes, stage, run.prepared.sampler, progress.plan), inputs)
+    data, sampler, shapes = run.config.data, run.prepared.sampler, shapes_of(run.prepared, run.config, stage)
+    inputs = LatentSource(run.models["vae"], data.cache_mb) if stage.model == "dit" else _clip_pixels
+    source = ClipSource(run.prepared.rows, data, Pixels(run.config.threads), data.cache_mb / max(data.workers, 1))
+    order = Order(sampler, shapes, data.windows_per_clip)
+    steps = load_steps(source, planner_of(shapes, stage, sampler, progress.plan), order, run.ranks, data.workers)
+    return Feed(source, order, steps, inputs)
 
 
 def _between_steps(run: Run, stage: StageConfig, training: Training, progress: Progress) -> None:
     """Save and sample where it is time to, and stop where that was asked for."""
-    config, stopping = run.config, run.stop()
-    if stopping or progress.step % config.checkpoint_every_steps == 0:
+    config, stopping = run.config, any(run.ranks.gather(run.stop()))
+    if run.ranks.leads and (stopping or progress.step % config.checkpoint_every_steps == 0):
         save_checkpoint(run.folder.checkpoints, progress, run.models, training, config.keep_checkpoints)
     if stopping:
         raise Stopped(f"stopped after step {progress.total_steps}, which is saved; continue with --resume")
-    if stage.model == "dit" and config.sample.every_steps and progress.step % config.sample.every_steps == 0:
+    every = config.sample.every_steps if run.ranks.leads and stage.model == "dit" else 0
+    if every and progress.step % every == 0:
         settings = default_settings(config)
         frames = generate(run.models["vae"], training.average, config, settings)
         write_sample(run.folder.sample_at(progress.total_steps), frames, settings)
@@ -169,48 +206,65 @@ def _between_steps(run: Run, stage: StageConfig, training: Training, progress: P
 def train_step(run: Run, stage: StageConfig, training: Training, feed: Feed, progress: Progress) -> Progress:
     """Take one step and log it. The gradients of its batches add up to the mean over its tokens, so all tokens count alike."""
     began = time.monotonic()
-    clips = _next_clips(run, feed)
-    batches = [make_batch(part, feed.inputs, run.config.vae.time_factor) if part else None for part in clips]
-    sizes = [sum(x.numel() for x in batch.x) if batch else 0 for batch in batches]
+    taken = _take(run, feed)
     loaded = time.monotonic()
     training.optimizer.zero_grad()
     metrics: Counter[str] = Counter()
-    for index, (batch, size) in enumerate(zip(batches, sizes, strict=True)):
-        if batch:
-            share = size / sum(sizes)
-            generator = noise_generator(run.config.seed, progress.stage, progress.step, index)
-            step_loss = batch_loss(training.model, batch, run.config, generator)
-            (step_loss.loss * share).backward()
-            for name, value in step_loss.metrics.items():
-                metrics[name] += share * value
+    for number, batch in taken.batches.items():
+        share = sum(x.numel() for x in batch.x) / taken.elements
+        generator = noise_generator(run.config.seed, progress.stage, progress.step, number)
+        step_loss = batch_loss(training.model, batch, run.config, generator)
+        (step_loss.loss * share).backward()
+        metrics.update({name: share * value for name, value in step_loss.metrics.items()})
+    run.ranks.sum_gradients(training.model)
+    for others in run.ranks.gather(metrics)[1:]:
+        metrics.update(others)
     grad_norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), stage.max_grad_norm))
-    _guard(run, metrics["loss"], grad_norm, progress, [clip for part in clips for clip in part])
+    _guard(run, metrics["loss"], grad_norm, progress, taken.step)
     lr = learning_rate(stage, progress.step)
     for group in training.optimizer.param_groups:
         group["lr"] = lr
     training.optimizer.step()
     update_average(training, stage.ema_decay, progress.step)
-    seconds, samples = time.monotonic() - began, sum(map(len, clips))
-    speed = {"samples_per_s": samples / seconds, "data_share": (loaded - began) / seconds}
-    progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1, plan=feed.planner.state)
-    counts = {"samples": samples, "carried_samples": len(progress.plan.carried), "skipped_clips": len(run.source.skipped)}
-    run.log.step(stage.name, progress.total_steps, {**metrics, "lr": lr, "grad_norm": grad_norm, **speed, **counts})
+    progress = replace(progress, step=progress.step + 1, total_steps=progress.total_steps + 1, plan=taken.step.part.plan)
+    seconds = time.monotonic() - began
+    speed = {"samples_per_s": taken.samples / seconds, "data_share": (loaded - began) / seconds}
+    counts = {"samples": taken.samples, "carried_samples": len(progress.plan.carried), "skipped_clips": len(run.skipped)}
+    facts = {"draws_crc32": taken.step.part.draws_crc32, "lr": lr, "grad_norm": grad_norm}
+    run.log.step(stage.name, progress.total_steps, {**metrics, **facts, **speed, **counts})
     return progress
 
 
-def _next_clips(run: Run, feed: Feed) -> list[list[Clip]]:
-    """The readable clips of each batch of the next planned step that has any. Raises TrainError where a whole epoch has none.
+def _take(run: Run, feed: Feed) -> Taken:
+    """The next planned step of which any rank could read a clip. Raises TrainError where a whole epoch has none.
 
     What cannot be read leaves a gap in its batch and moves no other clip, since the plan is made from shapes alone.
     """
     unread = 0
-    while unread <= run.prepared.sampler.epoch_length:
-        planned = feed.planner.step()
-        clips = [run.source.readable(run.prepared.sampler, feed.shapes, draws) for draws in planned.batches]
-        if any(clips):
-            return clips
-        unread += sum(map(len, planned.batches))
-    raise run.source.nothing_readable()
+    for step in feed.steps:
+        batches = {
+            number: make_batch(read.clips, feed.inputs, run.bins, run.config.vae.time_factor)
+            for number, read in enumerate(step.batches, step.part.first_batch)
+            if read.clips
+        }
+        samples = sum(len(batch.x) for batch in batches.values())
+        elements = sum(x.numel() for batch in batches.values() for x in batch.x)
+        skipped = {clip_id: reason for read in step.batches for clip_id, reason in read.skipped.items()}
+        parts = run.ranks.gather((samples, elements, skipped))
+        _note_skipped(run, [skipped for _, _, skipped in parts])
+        if any(samples for samples, _, _ in parts):
+            return Taken(step, batches, sum(samples for samples, _, _ in parts), sum(elements for _, elements, _ in parts))
+        unread += step.part.draws
+        if unread > run.prepared.sampler.epoch_length:
+            break
+    raise nothing_readable(run.skipped)
+
+
+def _note_skipped(run: Run, skipped: Iterable[dict[str, str]]) -> None:
+    for clip_id, reason in (item for part in skipped for item in part.items()):
+        if clip_id not in run.skipped:
+            run.skipped[clip_id] = reason
+            run.log.say(f"skipped {clip_id} of {reason}")
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:
@@ -230,9 +284,9 @@ def update_average(training: Training, decay: float, step: int) -> None:
         mean.lerp_(weight, 1 - decay)
 
 
-def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, clips: list[Clip]) -> None:
+def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, step: LoadedStep) -> None:
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        kept, ids = run.folder.newest_checkpoint(), ", ".join(clip.clip_id for clip in clips)
+        kept, ids = run.folder.newest_checkpoint(), ", ".join(clip.clip_id for read in step.batches for clip in read.clips)
         raise TrainError(
             f"step {progress.total_steps + 1} gave loss {loss} and gradient norm {grad_norm}, so it was not taken; "
             f"lower the learning rate. Newest checkpoint: {kept.name if kept else 'none'}; clips: {ids}"
@@ -240,7 +294,7 @@ def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, clips: l
 
 
 def _clip_pixels(clip: Clip) -> Tensor:
-    return to_tensor(clip.pixels)
+    return to_tensor(clip.content)
 
 
 # ---- what a run shows ----
@@ -249,16 +303,17 @@ def _clip_pixels(clip: Clip) -> Tensor:
 def _final_sample(run: Run) -> Path | None:
     if run.config.stages[-1].model != "dit":
         return None
-    settings = default_settings(run.config)
-    write_sample(run.folder.sample, generate(run.models["vae"], run.models["dit"], run.config, settings), settings)
+    if run.ranks.leads:
+        settings = default_settings(run.config)
+        write_sample(run.folder.sample, generate(run.models["vae"], run.models["dit"], run.config, settings), settings)
     return run.folder.sample
 
 
 @torch.no_grad()
-def _write_reconstruction(run: Run, shapes: Shapes, progress: Progress) -> None:
+def _write_reconstruction(run: Run, feed: Feed, progress: Progress) -> None:
     """A clip beside what the VAE makes of it."""
-    clip = run.source.first(run.prepared.sampler, shapes, 1)[0]
-    video = to_tensor(clip.pixels)
+    clip = feed.source.first(feed.order, 1)[0]
+    video = to_tensor(clip.content)
     again = run.models["vae"].to_video(run.models["vae"].to_latents(video[None]))[0]
     frames = to_pixels(torch.cat([video, again], dim=3))
     write_mp4(run.folder.sample_at(progress.total_steps, "_reconstruction"), frames, clip.fps)

@@ -2,10 +2,12 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from training.conditions import UNKNOWN
 from training.config import DiTConfig, FlowConfig, TrainConfig, VAEConfig
 from training.data import Batch, Clip, make_batch
 from training.dit import Conditions, DiT, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
@@ -31,7 +33,7 @@ def _awake(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-def _conditions(count: int, text: str = "a cat", fps: float = 2.0, tag: float = 0.5) -> Conditions:
+def _conditions(count: int, text: str = "a cat", fps: float = 2.0, tag: int = 5) -> Conditions:
     return Conditions((text,) * count, torch.full((count,), fps), torch.full((count, 1), tag))
 
 
@@ -154,19 +156,19 @@ def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
     for other in (
         _conditions(2, text="a dog"),
         _conditions(2, fps=4.0),
-        _conditions(2, tag=0.9),
-        _conditions(2, tag=math.nan),
+        _conditions(2, tag=9),
+        _conditions(2, tag=UNKNOWN),
     ):
         assert not torch.allclose(ask(t, other), plain, atol=1e-4)
     assert not torch.allclose(ask(t / 2, _conditions(2)), plain, atol=1e-4)
-    beside_longer = Conditions(("a cat", "a longer text"), torch.full((2,), 2.0), torch.full((2, 1), 0.5))
+    beside_longer = Conditions(("a cat", "a longer text"), torch.full((2,), 2.0), torch.full((2, 1), 5))
     assert torch.allclose(ask(t, beside_longer)[0], plain[0], atol=1e-5)
 
 
 def test_attention_is_full_over_space_and_time() -> None:
     dit = _awake(DiT(SMALL_DIT, 4, num_tags=0))
     x = torch.randn(4, 3, 2, 2, requires_grad=True)
-    conditions = Conditions(("",), torch.tensor([2.0]), torch.empty(1, 0))
+    conditions = Conditions(("",), torch.tensor([2.0]), torch.empty(1, 0, dtype=torch.int64))
     dit([x], torch.tensor([0.5]), conditions)[0][:, 0, 0, 0].sum().backward()
     assert (x.grad.abs().sum(0) > 0).all()
 
@@ -174,7 +176,7 @@ def test_attention_is_full_over_space_and_time() -> None:
 def _pack() -> Noisy:
     """Clips of four shapes, two of them of equally many tokens, each with a text, rate, tag and noise level of its own."""
     shapes, texts = [(1, 2, 2), (3, 2, 4), (2, 4, 3), (2, 2, 2)], ("", "a cat", "a much longer text", "ü")
-    tags = torch.tensor([[0.1], [math.nan], [0.9], [0.5]])
+    tags = torch.tensor([[1], [UNKNOWN], [10], [5]])
     batch = Batch(tuple(torch.randn(4, *shape) for shape in shapes), Conditions(texts, torch.tensor([1.0, 2, 4, 6]), tags))
     config = TrainConfig(stages=[{"name": "v", "model": "vae", "steps": 1}], dit=SMALL_DIT.model_copy(update={"text_dropout": 0.3}))
     return make_noisy(batch, config, noise_generator(0, 0, 0, 0))
@@ -211,17 +213,18 @@ def test_a_packed_clip_feels_its_own_conditions_and_nothing_of_its_neighbors() -
         dit(pack.x_t, pack.t * torch.tensor([1, 1, 0.5, 1]), told),
         dit(pack.x_t, pack.t, Conditions(texts, told.latent_fps, told.tags)),
         dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps * torch.tensor([1, 1, 2.0, 1]), told.tags)),
-        dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps, told.tags - torch.tensor([[0], [0], [0.5], [0]]))),
+        dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps, told.tags - torch.tensor([[0], [0], [5], [0]]))),
     ):
         same = [torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(before, changed, strict=True)]
         assert same == [True, True, False, True]
 
 
 def test_a_batch_is_made_of_clips_of_any_shape() -> None:
-    clips = [Clip(name, 0, torch.zeros(frames, 8, 16, 3).numpy(), 8.0, (0.5,), name) for name, frames in (("a", 5), ("b", 1))]
-    batch = make_batch(clips, lambda clip: torch.zeros(4, len(clip.pixels), 1, 2), 4)
+    clips = [Clip(row, name, 0, torch.zeros(frames, 8, 16, 3), 8.0, name) for row, name, frames in ((2, "a", 5), (0, "b", 1))]
+    bins = np.array([[1], [2], [3]], np.int16)
+    batch = make_batch(clips, lambda clip: torch.zeros(4, len(clip.content), 1, 2), bins, 4)
     assert [x.shape for x in batch.x] == [(4, 5, 1, 2), (4, 1, 1, 2)] and batch.conditions.texts == ("a", "b")
-    assert batch.conditions.latent_fps.tolist() == [2, 2] and batch.conditions.tags.shape == (2, 1)
+    assert batch.conditions.latent_fps.tolist() == [2, 2] and batch.conditions.tags.tolist() == [[3], [1]]
 
 
 def test_transformer_overfits_one_batch() -> None:
