@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+_MAY_CHANGE = ("data.workers", "data.cache_mb", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")  # on resuming
 PRESETS = Path(__file__).parent / "presets"
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -327,9 +328,9 @@ def dump_config(config: TrainConfig) -> str:
 
 
 def changed_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
-    """What differs between two configurations, as `key: old -> new`."""
+    """What differs between two configurations and matters to what is learned, as `key: old -> new`."""
     before, after = _leaves(old.model_dump(mode="json")), _leaves(new.model_dump(mode="json"))
-    keys = dict.fromkeys([*before, *after])
+    keys = [key for key in dict.fromkeys([*before, *after]) if key not in _MAY_CHANGE]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
 
 

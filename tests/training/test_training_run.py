@@ -1,10 +1,12 @@
 """A whole run on real clips: trained, killed, resumed bitwise, stopped, sampled from, and refused where it must be."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from schemas.manifest import write_manifest
 from training.checkpoint import list_checkpoints
 from training.config import TrainError
 from training.generate import sample_run
+from training.ranks import Ranks
 from training.train import train
 
 CLIPS = {
@@ -156,6 +159,58 @@ def test_killed_and_resumed_is_bitwise_the_same(given: Given, tmp_path: Path, st
     result = train(given.config, given.manifest, tmp_path / "run", resume=True)
     assert result.steps == 14
     _assert_same(tmp_path / "run", given.run)
+
+
+def test_resuming_at_any_step_and_with_other_workers_is_bitwise_the_same(given: Given, tmp_path: Path) -> None:
+    every = {**CONFIG, "checkpoint_every_steps": 1, "keep_checkpoints": 14}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(every))
+    train(tmp_path / "c.yaml", given.manifest, tmp_path / "whole")
+    assert _metrics(tmp_path / "whole") == _metrics(given.run)
+    for step in range(1, 14):
+        run = tmp_path / f"from_{step}"
+        shutil.copytree(tmp_path / "whole", run)
+        for later in list_checkpoints(run / "checkpoints")[step:]:
+            shutil.rmtree(later)
+        workers = 2 if step == 7 else 0
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({**every, "data": {**CONFIG["data"], "workers": workers}}))
+        train(tmp_path / "c.yaml", given.manifest, run, resume=True)
+        _assert_same(run, tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_one_two_and_four_ranks_take_the_same_steps(given: Given, tmp_path: Path) -> None:
+    """Real runs by torchrun, one of them killed and continued on another number of ranks; sums may round differently."""
+    stages = [{**stage, "micro_batches": 4, "steps": 5, "max_tokens": 32} for stage in CONFIG["stages"]]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "stages": stages}))
+    alone = _torchrun(given, tmp_path, 1)
+    assert len({line["draws_crc32"] for line in alone}) == 10
+    for ranks in (2, 4):
+        together = _torchrun(given, tmp_path, ranks)
+        assert [_order(line) for line in together] == [_order(line) for line in alone]
+        assert [line["loss"] for line in together] == pytest.approx([line["loss"] for line in alone], rel=1e-3)
+    for left in list_checkpoints(tmp_path / "of_2" / "checkpoints")[-1:]:
+        shutil.rmtree(left)
+    assert [_order(line) for line in _torchrun(given, tmp_path, 4, "of_2", "--resume")] == [_order(line) for line in alone]
+
+
+def _order(line: dict) -> tuple:
+    return tuple(line[name] for name in ("stage", "step", "draws_crc32", "samples", "carried_samples"))
+
+
+def _torchrun(given: Given, folder: Path, ranks: int, name: str = "", *options: str) -> list[dict]:
+    """A run by so many ranks, into folder/of_<ranks> unless it has a name; its metrics."""
+    out = folder / (name or f"of_{ranks}")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m", "jobs.cli", "train"]
+    arguments = [str(folder / "c.yaml"), "--manifest", str(given.manifest), "--out", str(out), *options]
+    done = subprocess.run([*command, *arguments], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return _metrics(out)
+
+
+def test_ranks_that_cannot_share_a_step_are_told(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.train.join_ranks", lambda: nullcontext(Ranks(0, 4)))
+    with pytest.raises(TrainError, match="4 ranks cannot share the 1 micro_batches of vae equally"):
+        train(given.config, given.manifest, tmp_path / "run")
 
 
 def test_sigterm_saves_the_step_and_says_how_to_go_on(given: Given, tmp_path: Path) -> None:
