@@ -17,7 +17,7 @@ from typing import Any
 from curation.encode import Box, CutError, EncodeSettings, FrameWriter, Shape, SourceFacts
 from curation.frames import DecodeLog, MediaError, Picture, decode, open_media, video_stream
 from curation.isolate import Crashed, Expired, own_worker, report
-from curation.sources import Found, identify
+from curation.sources import check_content
 from schemas.records import RETRYABLE, Failure, FailureCode
 
 STAGE = "materialize"
@@ -199,7 +199,7 @@ def _batches(cuts: Iterable[Cut]) -> list[list[Cut]]:
 
 def _cut_isolated(job: CutJob, cuts: Sequence[Cut]) -> dict[str, MediaError]:
     """`cut_source` in a process of its own. Raises MediaError for what ends all clips that are not there by then."""
-    _check_source(job)
+    check_content(job.uri, job.video_id, job.fingerprint)
     try:
         return own_worker("curation.cut").run(cut_source, job.uri, cuts, job.settings.encode, limit_s=job.limit_s)
     except Expired as error:
@@ -219,17 +219,6 @@ def _sweep(cuts: Iterable[Cut]) -> None:
     for cut in cuts:
         for left in FrameWriter.scratches(Path(cut.path)):
             left.unlink(missing_ok=True)
-
-
-def _check_source(job: CutJob) -> None:
-    """Raises MediaError where other bytes are at the source's address than those it was curated from."""
-    if not job.fingerprint:
-        return
-    source = identify(Found(job.uri), {job.uri: (job.fingerprint, job.video_id)})
-    if source.problem:
-        raise MediaError(*source.problem)
-    if source.content_id != job.video_id:
-        raise MediaError(FailureCode.NOT_FOUND, "the file at this address is another one now")
 
 
 def _failure(job: CutJob, cut: Cut, error: MediaError) -> Failure:

@@ -15,7 +15,7 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
-from curation.frames import local_path
+from curation.frames import MediaError, local_path
 from schemas.ids import duplicate_id, unreadable_id, video_id
 from schemas.records import FailureCode
 
@@ -161,6 +161,17 @@ def identify(found: Found, known: Mapping[str, tuple[str, str]] | None = None) -
     except (OSError, ImportError, ValueError) as error:
         problem = FailureCode.UNREADABLE, str(getattr(error, "strerror", None) or error)
     return Source(found.uri, unreadable_id(found.uri), extra=found.extra, problem=problem)
+
+
+def check_content(uri: str, content_id: str, fingerprint: str) -> None:
+    """Raises MediaError where other bytes are at an address than those it was curated from; "" for what cannot be told."""
+    if not fingerprint:
+        return
+    source = identify(Found(uri), {uri: (fingerprint, content_id)})
+    if source.problem:
+        raise MediaError(*source.problem)
+    if source.content_id != content_id:
+        raise MediaError(FailureCode.NOT_FOUND, "the file at this address is another one now")
 
 
 def _stat(uri: str) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import typer
 from jobs.caption import caption
 from jobs.curate import curate
 from jobs.dedup import dedup
+from jobs.encode import encode
 from jobs.explain import explain
 from jobs.manifest import manifest
 from jobs.materialize import materialize
@@ -29,7 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, materialize, report, plan, train, sample):
+for command in (curate, tag, caption, dedup, status, tags, query, explain, manifest, materialize, encode, report, plan, train, sample):
     app.command()(command)
 
 

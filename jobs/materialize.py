@@ -4,7 +4,6 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from jobs.engines import EngineName
-from jobs.output import by_code, printable, say, write_file
+from jobs.failures import say_failures, write_failures
+from jobs.output import by_code, say
 from jobs.tag import FAILURES_RECORDED, available_cores
 
 if TYPE_CHECKING:
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from schemas.records import Failure
 
 _CLIPS, _MANIFEST, _FAILURES = "clips", "manifest.parquet", "failures.parquet"
-_MOST_LINES = 20
 _CRF = 18
 # Bits per pixel of clips cut from seven of the test videos, at CRF 18 and preset medium. Six steps of CRF halve it, roughly.
 _BITS_PER_PIXEL = {"h264": 0.25, "ffv1": 2.6}
@@ -107,7 +106,7 @@ def materialize(
             engine_for(engine, workers or available_cores(), address).map(run_cuts, jobs), pending, "clips", lambda r: r.clips
         ):
             failures += report.failures
-        _write_failures(out / _FAILURES, failures)
+        write_failures(out / _FAILURES, failures)
         digest, num_clips = _write_manifest(out / _MANIFEST, source, plans, origin)
         codes = dict(sorted(Counter(str(failure.code) for failure in failures).items()))
         size = sum(Path(path).stat().st_size for path in {plan.cut.path for plan in plans} if Path(path).exists())
@@ -175,21 +174,6 @@ def _say_size(jobs: "Iterable[CutJob]", settings: "CutSettings", folder: Path) -
         say("that may not be enough; what is complete when the disk is full stays, and the same command goes on from there")
 
 
-def _write_failures(path: Path, failures: "Sequence[Failure]") -> None:
-    """This run's failures; no file where there are none."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from schemas.tables import FAILURES, to_arrow
-
-    if not failures:
-        path.unlink(missing_ok=True)
-        return
-    sink = pa.BufferOutputStream()
-    pq.write_table(to_arrow(FAILURES, map(asdict, sorted(failures, key=lambda failure: (failure.uri, failure.clip_id or "")))), sink)
-    write_file(path, sink.getvalue().to_pybytes())
-
-
 def _write_manifest(path: Path, source: "Manifest", plans: "Sequence[Plan]", origin: dict[str, str]) -> tuple[str, int]:
     """The manifest of the clips that are there: its digest, and their number."""
     from labeling.statistics import summarize_tags
@@ -232,11 +216,7 @@ def _moved(rows: Any, plans: "Sequence[Plan]") -> Any:
 
 
 def _summarize(record: dict[str, Any], failures: "Sequence[Failure]", out: Path) -> None:
-    lines = {failure.uri: f"{printable(failure.uri)}: {failure.code}: {printable(failure.message)}" for failure in reversed(failures)}
-    for line in sorted(lines.values())[:_MOST_LINES]:
-        say(line)
-    if len(lines) > _MOST_LINES:
-        say(f"and {len(lines) - _MOST_LINES:,} more sources")
+    say_failures(failures)
     say(f"{record['clips']:,} clips, {record['bytes'] / 1e9:.3g} GB in {record['seconds']:.1f} s: {out / _MANIFEST}")
     if record["failures"]:
         say(f"{len(failures):,} clips could not be cut and are in {out / _FAILURES}: {by_code(record['failures'])}")

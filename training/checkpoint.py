@@ -80,6 +80,11 @@ def load_models(checkpoint: Path, models: nn.ModuleDict) -> None:
     _load(models, checkpoint / "models.safetensors")
 
 
+def load_part(checkpoint: Path, name: str, model: nn.Module) -> None:
+    """Load one model alone. Raises TrainError."""
+    _load(model, checkpoint / "models.safetensors", f"{name}.")
+
+
 def load_average(checkpoint: Path, model: nn.Module) -> None:
     """Load a stage's moving average, where the checkpoint is of the middle of the stage. Raises TrainError."""
     if (checkpoint / "average.safetensors").exists():
@@ -97,9 +102,9 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
     return {name: value.contiguous() for name, value in module.state_dict().items()}
 
 
-def _load(module: nn.Module, path: Path) -> None:
+def _load(module: nn.Module, path: Path, prefix: str = "") -> None:
     try:
-        module.load_state_dict(load_file(path))
+        module.load_state_dict({name[len(prefix) :]: value for name, value in load_file(path).items() if name.startswith(prefix)})
     except Exception as error:  # safetensors raises an error type of its own beside OSError, torch a RuntimeError
         raise TrainError(f"{path} cannot be loaded: {' '.join(str(error).split())[:200]}") from error
 

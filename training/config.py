@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-_MAY_CHANGE = ("data.workers", "data.cache_mb", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")  # on resuming
+_MAY_CHANGE = ("data.workers", "data.memory_mb", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")  # on resuming
 PRESETS = Path(__file__).parent / "presets"
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,7 +53,8 @@ class DataConfig(_Strict):
     # Weight of each column as the text of a draw, among those not null; with a mix of captions, after a captioner was drawn.
     caption_lengths: dict[str, Positive] = {"caption_short": 1.0, "caption_medium": 1.0, "caption_dense": 2.0}
     condition_tags: tuple[str, ...] = ()  # numeric tags told to the dit, each as one of dit.tag_bins bins of equal frequency
-    cache_mb: NotNegative = 512.0  # decoded windows kept in memory
+    cache: str | None = None  # a folder that `reelmill encode` filled: nothing is decoded, and no clip encoded, in training
+    memory_mb: NotNegative = 512.0  # decoded windows kept in memory
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read ahead, on each rank; 0 reads in the trainer itself
 
 
@@ -176,6 +177,7 @@ class VAEConfig(_Strict):
     widths: tuple[PositiveInt, ...] = Field((32, 64, 96), min_length=1)  # at full and at each halved size
     blocks_per_width: PositiveInt = 1
     kl_weight: NotNegative = 1e-5
+    weights: str | None = None  # a run whose vae, of this very shape, is where this one begins
 
     @property
     def strides(self) -> tuple[tuple[int, int], ...]:
@@ -272,8 +274,13 @@ class TrainConfig(_Strict):
     def _parts_fit(self) -> "TrainConfig":
         for stage in self.stages:
             self._shapes_fit(stage)
-        if self.stages[0].model != "vae":
-            raise ValueError("stages must begin with one that trains the vae: the dit learns on its latents")
+        models = [stage.model for stage in self.stages]
+        if models[0] != "vae" and self.vae.weights is None:
+            raise ValueError(
+                "stages must begin with one that trains the vae, since the dit learns on its latents, or vae.weights name a run"
+            )
+        if "vae" in models and self.data.cache is not None:
+            raise ValueError("data.cache are those of a vae that stays as it is, but stages train it")
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ValueError("stages must have different names")
         return self

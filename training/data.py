@@ -19,7 +19,7 @@ from torch import Tensor
 from curation.frames import MediaError
 from training.config import DataConfig, TrainError
 from training.dit import Conditions
-from training.pixels import SkippedClip, Window, read_windows, window_of
+from training.pixels import Window, read_windows, window_of
 from training.sampler import Sampler
 from training.shapes import Shape, Shapes
 from training.texts import choose_text
@@ -79,6 +79,10 @@ class Batch:
 
     x: tuple[Tensor, ...]
     conditions: Conditions
+
+
+class SkippedClip(Exception):
+    """A clip that cannot be trained on; the message is the reason."""
 
 
 class Contents(Protocol):
@@ -143,17 +147,17 @@ class Memory:
 class ClipSource:
     """Reads clips of a manifest. May be sent to other processes, whose memories begin empty."""
 
-    def __init__(self, rows: pa.Table, config: DataConfig, contents: Contents, cache_mb: float):
+    def __init__(self, rows: pa.Table, config: DataConfig, contents: Contents, memory_mb: float):
         texts = [name for name in ("captions", *config.caption_lengths) if name in rows.column_names]
         self._rows, self._config, self._contents = Rows(rows.select([*_NEEDED, *texts])), config, contents
-        self._cache_mb, self._failed = cache_mb, dict[tuple[int, int, Shape], str]()
+        self._memory_mb, self._failed = memory_mb, dict[tuple[int, int, Shape], str]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_memory"}
 
     @cached_property
     def _memory(self) -> Memory:
-        return Memory(self._cache_mb * 1e6)
+        return Memory(self._memory_mb * 1e6)
 
     def first(self, order: Order, count: int) -> list[Clip]:
         """The first `count` readable clips of a run, or all of its first epoch. Raises TrainError where that holds none."""

@@ -1,21 +1,36 @@
-"""Latents of clips as training asks for them, kept in memory. Each clip is encoded alone, so its latents do not depend on its batch."""
+"""Latents of clips: encoded as training asks for them, or out of a cache that `reelmill encode` filled.
+
+Each clip is encoded alone, so its latents do not depend on its batch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from training.data import Clip, ClipSource, Memory, Order
-from training.pixels import to_tensor
+from training.cache import Cache, key_of
+from training.config import DataConfig, TrainError
+from training.data import Clip, ClipSource, Memory, Order, SkippedClip
+from training.pixels import Window, to_tensor, window_of
+from training.plan import Prepared
+from training.shapes import Shape, Shapes
 from training.vae import VAE
 
 _STATISTICS_CLIPS = 64
+_VERSION = 1  # of how pixels become latents, beside what the encoder's digest tells
 
 
 class LatentSource:
     """Encodes clips with a VAE that no longer changes."""
 
-    def __init__(self, vae: VAE, cache_mb: float):
+    def __init__(self, vae: VAE, memory_mb: float):
         self._vae = vae.eval()
-        self._memory = Memory(cache_mb * 1e6)
+        self._memory = Memory(memory_mb * 1e6)
 
     def __call__(self, clip: Clip) -> Tensor:
         """Normalized latents [C, T', H', W'] of one clip."""
@@ -23,10 +38,62 @@ class LatentSource:
         return self._memory.get(place, lambda: encode(self._vae, clip.content), lambda latents: latents.nbytes)
 
 
+@dataclass(frozen=True)
+class CachedLatents:
+    """Contents out of a cache. `origin` is that of the manifest's pixels."""
+
+    cache: Cache
+    origin: str
+
+    def __call__(self, row: dict[str, Any], shape: Shape, window: Window) -> Tensor:
+        """Normalized latents [C, T', H', W'], float32. Raises SkippedClip for what could not be encoded."""
+        key = latent_key(row, shape, window, self.origin)
+        if key in self.cache:
+            return self.cache.read(key).float()
+        raise SkippedClip(self.cache.why_not(key) or "it is not in the cache of latents")
+
+
 @torch.no_grad()
 def encode(vae: VAE, pixels: Tensor) -> Tensor:
     """Pixels uint8 [T, H, W, 3] to normalized latents [C, T', H', W']."""
     return vae.to_latents(to_tensor(pixels)[None])[0]
+
+
+def latent_key(row: Mapping[str, Any], shape: Shape, window: Window, origin: str) -> str:
+    """The key of a window's latents: everything that decides its pixels. The encoder names the folder."""
+    crop = [row[name] for name in ("crop_x", "crop_y", "crop_w", "crop_h")]
+    frames = (window.start, window.stride, window.frames)
+    return key_of(_VERSION, row["clip_id"], origin, crop, shape.width, shape.height, *frames)
+
+
+def latents_folder(cache: str | Path, vae: VAE) -> Path:
+    """Where a cache keeps the latents of this very encoder."""
+    return Path(cache) / "latents" / encoder_digest(vae)[:16]
+
+
+def encoder_digest(vae: VAE) -> str:
+    """SHA-256 over all that makes latents: the encoder's shape, its weights, and the statistics that normalize them."""
+    digest = sha256(json.dumps(vae.config.model_dump(mode="json", exclude={"kl_weight", "weights"}), sort_keys=True).encode())
+    for name, value in sorted(vae.state_dict().items()):
+        if not name.startswith("decoder."):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check_latents(prepared: Prepared, shapes: Shapes, data: DataConfig, cache: Cache) -> None:
+    """Raises TrainError where a window that may be drawn is not in the cache and was never tried."""
+    columns = ("clip_id", "num_frames", "crop_x", "crop_y", "crop_w", "crop_h")
+    drawn, count = prepared.sampler.drawn(), data.windows_per_clip
+    wanted = set()
+    for index, row in enumerate(prepared.rows.select(columns).to_pylist()):
+        if drawn[index]:
+            shape = shapes.of(index)
+            windows = (window_of(row["num_frames"], shape, number, count) for number in range(count))
+            wanted |= {latent_key(row, shape, window, prepared.origin) for window in windows}
+    if missing := sum(key not in cache and cache.why_not(key) is None for key in wanted):
+        lack = f"{cache.folder} lacks {missing:,} of {len(wanted):,} windows"
+        raise TrainError(f"data.cache: {lack}; `reelmill encode MANIFEST --config CONFIG` makes them")
 
 
 @torch.no_grad()

@@ -16,12 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from curation.frames import FrameReader, rgb
+from curation.frames import FrameReader, MediaError, rgb
+from schemas.records import FailureCode
 from training.shapes import Shape
-
-
-class SkippedClip(Exception):
-    """A clip that cannot be trained on; the message is the reason."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ def window_of(num_frames: int, shape: Shape, index: int, count: int) -> Window:
 def read_windows(row: Mapping[str, Any], wanted: Sequence[tuple[Shape, Window]], threads: int = 1) -> list[Tensor]:
     """The active picture of each window in its shape, uint8 [T, H, W, 3] RGB, from one decode of them all.
 
-    `row` is a manifest's. Raises MediaError where it cannot be decoded, and SkippedClip where it is not what the row says.
+    `row` is a manifest's. Raises MediaError where it cannot be decoded, or is not what the row says.
     """
     numbers = [window.numbers().tolist() for _, window in wanted]
     union = sorted({number for frames in numbers for number in frames})
@@ -62,7 +59,8 @@ def _picture(row: Mapping[str, Any], frames: Sequence[Any], shape: Shape) -> Ten
     pixels = torch.empty(len(frames), shape.height, shape.width, 3, dtype=torch.uint8)
     for place, frame in zip(pixels, map(rgb, frames), strict=True):
         if frame.shape[:2] != (row["height"], row["width"]):
-            raise SkippedClip(f"its frames are {frame.shape[1]}x{frame.shape[0]}, not {row['width']}x{row['height']}")
+            found, told = f"{frame.shape[1]}x{frame.shape[0]}", f"{row['width']}x{row['height']}"
+            raise MediaError(FailureCode.CORRUPT, f"its frames are {found}, not {told}")
         place.copy_(torch.from_numpy(resize(frame[y : y + height, x : x + width], shape.width, shape.height)))
     return pixels
 

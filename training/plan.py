@@ -26,6 +26,7 @@ class Prepared:
 
     rows: pa.Table
     num_left_out: int  # too elongated for an area of a stage
+    origin: str  # what materialized clips were made with, since their pixels are not the source's; "" for the sources themselves
     balance: Balance
     sampler: Sampler
 
@@ -72,7 +73,8 @@ def prepare(manifest: Manifest, config: TrainConfig) -> Prepared:
     if kept.num_rows == 0:
         raise TrainError(f"all {rows.num_rows} clips of the manifest are too elongated for the areas of the shapes")
     balance = plan_balance(kept, config.balance, _tokens(kept, config))
-    return Prepared(kept, rows.num_rows - kept.num_rows, balance, make_sampler(balance, manifest.digest, config.seed))
+    origin = manifest.facts.made_from.get("settings", "")
+    return Prepared(kept, rows.num_rows - kept.num_rows, origin, balance, make_sampler(balance, manifest.digest, config.seed))
 
 
 def shapes_of(prepared: Prepared, config: TrainConfig, stage: StageConfig) -> Shapes:

@@ -12,10 +12,12 @@ import torch
 from torch import nn
 
 from schemas.manifest import Manifest, ManifestError, read_manifest
-from training.checkpoint import list_checkpoints
+from training.checkpoint import list_checkpoints, load_part, load_progress
 from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
 from training.dit import DiT
 from training.vae import VAE
+
+_FREE = ("vae.kl_weight", "vae.weights")  # do not change what a vae is
 
 
 @dataclass(frozen=True)
@@ -62,21 +64,25 @@ def load_manifest(path: str | Path) -> Manifest:
         raise TrainError(f"{path} cannot be used: {error}" if isinstance(error, OSError) else str(error)) from error
 
 
-def open_run(out: Path, config: TrainConfig, facts: dict[str, Any], resume: bool) -> RunFolder:
-    """Start a run's folder, or enter the one to resume. `facts` must hold manifest_digest and order_key. Raises TrainError."""
-    run = RunFolder(out)
+def check_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
+    """Raises TrainError where a run may not be started or resumed there. `facts` must hold manifest_digest and order_key."""
+    out = run.path
     if run.facts.exists():
         _check_same(run, config, facts, resume)
-        return run
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise TrainError(f"{out} exists and is not a run; choose another --out")
+
+
+def start_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any]) -> None:
+    """Make a run's folder, where it is not there yet. Raises TrainError."""
+    if run.facts.exists():
+        return
     try:
         run.checkpoints.mkdir(parents=True)
         run.config.write_text(dump_config(config))
         run.facts.write_text(json.dumps(facts, indent=2) + "\n")  # last: with it the folder is a run
     except OSError as error:
-        raise TrainError(f"{out} cannot be written: {error.strerror}") from error
-    return run
+        raise TrainError(f"{run.path} cannot be written: {error.strerror}") from error
 
 
 def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
@@ -90,6 +96,22 @@ def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resu
         raise TrainError(f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out")
     if began["order_key"] != facts["order_key"]:
         raise TrainError(f"{run.path} draws its clips in another order than this machine or version would; resume it where it was started")
+
+
+def take_vae(config: TrainConfig, models: nn.ModuleDict) -> None:
+    """Load the vae of the run that vae.weights names, if any. Raises TrainError where it has none yet, or one of another shape."""
+    if config.vae.weights is None:
+        return
+    run, problem = RunFolder(Path(config.vae.weights)), f"vae.weights: {config.vae.weights}"
+    if not run.facts.exists():
+        raise TrainError(f"{problem} is not a run; `reelmill train` makes one")
+    theirs, checkpoint = load_config(run.config), run.newest_checkpoint()
+    stages = load_progress(checkpoint).stage if checkpoint else 0
+    if checkpoint is None or "vae" in [stage.model for stage in theirs.stages[stages:]]:
+        raise TrainError(f"{problem} has not trained its vae to the end yet; continue it with `reelmill train ... --resume`")
+    if changed := [key for key in changed_keys(theirs, config) if key.startswith("vae.") and not key.startswith(_FREE)]:
+        raise TrainError(f"{problem} has a vae of another shape ({'; '.join(changed)}); give this config the same")
+    load_part(checkpoint, "vae", models["vae"])
 
 
 def make_models(config: TrainConfig) -> nn.ModuleDict:

@@ -57,6 +57,10 @@ class Sampler:
         counts[self._order] = self._sorted_counts(epoch)
         return counts
 
+    def drawn(self) -> np.ndarray:
+        """Which rows any epoch draws, bool [N]."""
+        return (self.quotas > 0)[self.cells]
+
     def epoch_rows(self, epoch: int) -> np.ndarray:
         """The rows of an epoch in the order they are seen, int32 [epoch_length]."""
         rows = np.repeat(self._order, self._sorted_counts(epoch))

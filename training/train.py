@@ -21,20 +21,22 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.cache import Cache
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.conditions import tag_bins
 from training.config import StageConfig, TrainConfig, TrainError, load_config
-from training.data import Batch, Clip, ClipSource, Order, Pixels, make_batch, nothing_readable
+from training.data import Batch, Clip, ClipSource, Contents, Order, Pixels, make_batch, nothing_readable
 from training.generate import default_settings, generate, write_mp4, write_sample
-from training.latents import LatentSource, measure_latents
+from training.latents import CachedLatents, LatentSource, check_latents, latents_folder, measure_latents
 from training.loader import LoadedStep, load_steps
 from training.log import RunLog, SilentLog
 from training.losses import batch_loss, noise_generator
 from training.pixels import to_pixels, to_tensor
 from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.ranks import Ranks, join_ranks
-from training.runs import RunFolder, load_manifest, make_models, open_run
+from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae
 from training.texts import has_texts
+from training.vae import VAE
 
 
 class Stopped(TrainError):
@@ -59,6 +61,7 @@ class Run:
     folder: RunFolder
     models: nn.ModuleDict
     prepared: Prepared
+    cache: Cache | None
     bins: np.ndarray  # int16 [rows, tags], as the dit is told them
     ranks: Ranks
     log: RunLog | SilentLog
@@ -104,16 +107,22 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     total_steps = sum(stage.steps for stage in config.stages)
     with join_ranks() as ranks:
         _check_ranks(config, ranks)
-        folder = open_run(out, config, facts, resume) if ranks.leads else RunFolder(out)
-        ranks.gather("the folder is there")
+        folder = RunFolder(out)
+        check_run(folder, config, facts, resume)
         models, checkpoint = make_models(config), folder.newest_checkpoint()
         progress = load_progress(checkpoint) if checkpoint else Progress()
         if checkpoint:
             load_models(checkpoint, models)
+        else:
+            take_vae(config, models)
+        cache = _open_latents(config, models["vae"], prepared)
+        ranks.gather("all have looked at the folder as it was")
+        if ranks.leads:
+            start_run(folder, config, facts)
         bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins)
         log = RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) if ranks.leads else SilentLog()
         with log, _stop_signals() as stop:
-            run = Run(config, folder, models, prepared, bins, ranks, log, stop, skipped={})
+            run = Run(config, folder, models, prepared, cache, bins, ranks, log, stop, skipped={})
             _introduce(run, facts, progress, total_steps)
             for stage in config.stages[progress.stage :]:
                 progress = train_stage(run, stage, progress)
@@ -121,6 +130,16 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
             if run.skipped and ranks.leads:
                 (folder.path / "skipped.json").write_text(json.dumps(run.skipped, indent=2) + "\n")
     return TrainResult(progress.total_steps, time.monotonic() - began, sample, run.skipped)
+
+
+def _open_latents(config: TrainConfig, vae: VAE, prepared: Prepared) -> Cache | None:
+    """The cache of latents, where there is to be one. Raises TrainError where it lacks any that a stage may draw."""
+    if config.data.cache is None:
+        return None
+    cache = Cache(latents_folder(config.data.cache, vae))
+    for stage in config.stages:
+        check_latents(prepared, shapes_of(prepared, config, stage), config.data, cache)
+    return cache
 
 
 def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
@@ -179,8 +198,13 @@ def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
 
 def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
     data, sampler, shapes = run.config.data, run.prepared.sampler, shapes_of(run.prepared, run.config, stage)
-    inputs = LatentSource(run.models["vae"], data.cache_mb) if stage.model == "dit" else _clip_pixels
-    source = ClipSource(run.prepared.rows, data, Pixels(run.config.threads), data.cache_mb / max(data.workers, 1))
+    inputs: Callable[[Clip], Tensor] = _pixels
+    contents: Contents = Pixels(run.config.threads)
+    if run.cache:
+        contents, inputs = CachedLatents(run.cache, run.prepared.origin), _content
+    elif stage.model == "dit":
+        inputs = LatentSource(run.models["vae"], data.memory_mb)
+    source = ClipSource(run.prepared.rows, data, contents, data.memory_mb / max(data.workers, 1))
     order = Order(sampler, shapes, data.windows_per_clip)
     steps = load_steps(source, planner_of(shapes, stage, sampler, progress.plan), order, run.ranks, data.workers)
     return Feed(source, order, steps, inputs)
@@ -293,8 +317,12 @@ def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, step: Lo
         )
 
 
-def _clip_pixels(clip: Clip) -> Tensor:
+def _pixels(clip: Clip) -> Tensor:
     return to_tensor(clip.content)
+
+
+def _content(clip: Clip) -> Tensor:
+    return clip.content
 
 
 # ---- what a run shows ----

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.video import write_video
 from training.balance import plan_balance
 from training.config import DataConfig, ShapesConfig, TrainError
-from training.data import ClipSource, Order, Pixels, Wanted
-from training.pixels import SkippedClip, Window, read_windows, resize, to_pixels, to_tensor, window_of
+from training.data import ClipSource, Order, Pixels, SkippedClip, Wanted
+from training.pixels import Window, read_windows, resize, to_pixels, to_tensor, window_of
 from training.sampler import make_sampler
 from training.shapes import Shape, Shapes, Token, plan_shapes
 
@@ -43,8 +43,8 @@ def any_video(request: pytest.FixtureRequest, video: Path) -> Path:
     return video if by_time else _numbered(video.with_suffix(".avi"), "mpeg4", qmin="1", qmax="2", b="4M")
 
 
-def _source(rows: list[dict], cache_mb: float = 8, **changes: object) -> ClipSource:
-    return ClipSource(pa.Table.from_pylist(rows), DataConfig(**changes), Pixels(), cache_mb)
+def _source(rows: list[dict], memory_mb: float = 8, **changes: object) -> ClipSource:
+    return ClipSource(pa.Table.from_pylist(rows), DataConfig(**changes), Pixels(), memory_mb)
 
 
 def _order(rows: list[dict]) -> Order:
@@ -114,7 +114,7 @@ def test_no_readable_clip_at_all_is_an_error(tmp_path: Path) -> None:
 
 def test_memory_is_bounded_and_changes_nothing(video: Path) -> None:
     rows = [_row(video, "a"), _row(video, "b", start_frame=10, start_s=0.4, end_s=1.6)]
-    rich, poor = _source(rows), _source(rows, cache_mb=0)
+    rich, poor = _source(rows), _source(rows, memory_mb=0)
     for k in (0, 1, 0, 1):
         wanted = Wanted(k, 0, SHAPE, 0.0)
         assert rich.load(wanted).content.equal(poor.load(wanted).content)

@@ -1,0 +1,174 @@
+"""`reelmill encode`: the latents of a manifest's clips, once and for all."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from jobs.engines import EngineName
+from jobs.failures import say_failures, write_failures
+from jobs.output import by_code, say
+from jobs.tag import FAILURES_RECORDED, available_cores
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from schemas.records import Failure
+    from training.encode import EncodeJob, EncodeReport, FailedClip
+    from training.pixels import Window
+    from training.shapes import Shape
+
+_FAILURES = "failures.parquet"
+
+
+class DTypeOption(StrEnum):
+    FLOAT32 = "float32"
+    FLOAT16 = "float16"
+    BFLOAT16 = "bfloat16"
+
+
+def encode(
+    manifest: Annotated[Path, typer.Argument(help="The manifest, as `reelmill manifest` writes it.")],
+    config: Annotated[str, typer.Option(help="The YAML file of the run to train. Its vae.weights names the run of the VAE.")],
+    out: Annotated[Path | None, typer.Option(help="Folder of the cache. [default: data.cache of the config]")] = None,
+    dtype: Annotated[DTypeOption, typer.Option(help="How numbers are kept.")] = DTypeOption.FLOAT16,
+    engine: Annotated[EngineName, typer.Option(help="Where the work runs; all workers must see the cache.")] = EngineName.LOCAL,
+    workers: Annotated[int | None, typer.Option(min=1, help="Shards made at once. [default: the number of cores]")] = None,
+    address: Annotated[str | None, typer.Option(help="Scheduler to use instead of a cluster on this machine (dask).")] = None,
+    timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time that decoding one clip may take.")] = 600.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the run record as JSON on stdout.")] = False,
+) -> None:
+    """Encode every window that a run may draw into a cache of latents, so that training decodes nothing.
+
+    A latent is kept under a key made of all that decides it: the clip, its crop, size, rate and window, and the encoder, whose
+    digest names the folder. So clips that are added cost only themselves, several manifests and stages share one cache, and
+    another encoder finds nothing there that is not its own. Shards appear whole or not at all: the command can be killed at any
+    moment and started again. What could not be read is in OUT/failures.parquet, is skipped in training, and is tried again here.
+
+    Exit status: 0 done; 1 the job could not run; 2 wrong usage; 3 done, with clips in failures.parquet.
+
+    \b
+    Examples:
+      reelmill train vae.yaml --manifest train.parquet --out runs/vae
+      reelmill encode train.parquet --config dit.yaml          with vae: {weights: runs/vae}, data: {cache: cache} in it
+      reelmill train dit.yaml --manifest train.parquet --out runs/dit
+      reelmill encode train.parquet --config dit.yaml --dtype float32 --engine dask --workers 16
+    """
+    from curation.storage import Dataset
+    from jobs.engines import engine_for
+    from jobs.progress import track
+    from jobs.runs import RunRecorder
+    from training.config import TrainError, load_config
+    from training.encode import open_latents, plan_encoding
+    from training.plan import prepare
+    from training.runs import load_manifest, make_models, take_vae
+
+    settings, source = load_config(config), load_manifest(manifest)
+    out = out or (Path(settings.data.cache) if settings.data.cache else None)
+    if out is None:
+        raise TrainError(f"{config} has no data.cache: name the folder of the cache there, or by --out")
+    if settings.vae.weights is None:
+        raise TrainError(f"{config} has no vae.weights: name the run whose VAE is to encode")
+    models = make_models(settings)
+    take_vae(settings, models)
+    stages = [stage for stage in settings.stages if stage.model == "dit"]
+    workers = workers or available_cores()
+    out.mkdir(parents=True, exist_ok=True)
+    dataset = Dataset(str(out))
+    with dataset.lock():
+        folder = open_latents(out.absolute(), models["vae"], dtype.value)
+        for left in folder.glob(".part-*"):  # of a killed run
+            left.unlink()
+        recorder = RunRecorder("encode", manifest=manifest, digest=source.digest, engine=engine, workers=workers, cache=folder, dtype=dtype)
+        plan = plan_encoding(prepare(source, settings), settings, stages, folder, dtype.value)
+        pending = plan.wanted - plan.there
+        say(f"{plan.wanted:,} windows of {source.rows.num_rows:,} clips, {plan.there:,} already there, {pending:,} to encode")
+        failures: list[Failure] = []
+        run = partial(_run, limit_s=timeout_s)
+        for report in track(engine_for(engine, workers, address).map(run, plan.jobs), pending, "windows", lambda r: r.windows):
+            failures += map(_failure, report.failed)
+        write_failures(out / _FAILURES, failures)
+        codes = dict(sorted(Counter(str(failure.code) for failure in failures).items()))
+        size = sum(path.stat().st_size for path in folder.glob("part-*"))
+        record = recorder.finish(windows=plan.wanted, already_there=plan.there, bytes=size, failures=codes)
+        if plan.jobs:
+            dataset.write_run(record["run_id"], record)
+    if as_json:
+        print(json.dumps(record, indent=1))
+    _summarize(record, failures, folder, out)
+    if failures:
+        raise typer.Exit(FAILURES_RECORDED)
+
+
+def _run(job: "EncodeJob", limit_s: float) -> "EncodeReport":
+    import torch
+
+    from training.encode import run_encoding
+
+    torch.set_num_threads(1)  # a shard a core; and so the number of workers cannot change how sums are rounded
+    return run_encoding(job, partial(_read, limit_s=limit_s))
+
+
+def _read(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]", limit_s: float) -> "list[Tensor]":
+    """`read_windows` in a process of its own, of the very bytes that were curated. Raises MediaError."""
+    import torch
+
+    from curation.frames import MediaError
+    from curation.isolate import Crashed, Expired, own_worker
+    from schemas.records import FailureCode
+
+    if "source_uri" not in row:  # materialized clips have the fingerprint of what they were cut from
+        _check(row["uri"], row["video_id"], row.get("fingerprint") or "")
+    try:
+        return [torch.from_numpy(pixels) for pixels in own_worker("training.pixels").run(_read_arrays, row, wanted, limit_s=limit_s)]
+    except Expired as error:
+        raise MediaError(FailureCode.TIMEOUT, str(error)) from error
+    except Crashed as error:
+        raise MediaError(FailureCode.CRASHED, str(error)) from error
+    except MediaError:
+        raise
+    except Exception as error:  # one bad file must not end the job; the row carries the exception
+        raise MediaError(FailureCode.INTERNAL, f"{type(error).__name__}: {error}") from error
+
+
+@lru_cache(maxsize=1024)
+def _check(uri: str, video_id: str, fingerprint: str) -> None:
+    from curation.sources import check_content
+
+    check_content(uri, video_id, fingerprint)
+
+
+def _read_arrays(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]") -> list[Any]:
+    from training.pixels import read_windows
+
+    return [pixels.numpy() for pixels in read_windows(row, wanted)]
+
+
+def _failure(failed: "FailedClip") -> "Failure":
+    from schemas.records import RETRYABLE, Failure
+
+    row, error = failed.row, failed.error
+    return Failure(
+        video_id=row["video_id"],
+        clip_id=row["clip_id"],
+        uri=row["uri"],
+        stage="encode",
+        code=error.code,
+        message=error.message,
+        retryable=error.code in RETRYABLE,
+        decoded_frames=error.decoded_frames,
+        decoded_s=error.decoded_s,
+        fingerprint=row.get("fingerprint") or "",
+    )
+
+
+def _summarize(record: dict[str, Any], failures: "Sequence[Failure]", folder: Path, out: Path) -> None:
+    say_failures(failures)
+    say(f"{record['windows']:,} windows, {record['bytes'] / 1e9:.3g} GB in {record['seconds']:.1f} s: {folder}")
+    if failures:
+        say(f"{len(failures):,} clips could not be encoded and are in {out / _FAILURES}: {by_code(record['failures'])}")

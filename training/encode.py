@@ -1,0 +1,204 @@
+"""Filling a cache of latents: a manifest and a trained VAE come in, one shard of latents after the other goes out.
+
+What is wanted follows from manifest and config alone, and is cut into shards before it is known what is there already. So
+a run that was killed goes on with the same shards, and one over more clips makes only what is new.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from curation.frames import MediaError
+from training.cache import Cache, write_shard
+from training.config import StageConfig, TrainConfig, TrainError, VAEConfig
+from training.latents import encode, encoder_digest, latent_key, latents_folder
+from training.pixels import Window, window_of
+from training.plan import Prepared, shapes_of
+from training.shapes import Shape
+from training.vae import VAE
+
+DTypeName = Literal["float32", "float16", "bfloat16"]
+Reader = Callable[[Mapping[str, Any], Sequence[tuple[Shape, Window]]], Sequence[Tensor]]
+"""(row, windows) -> pixels uint8 [T, H, W, 3] of each, as `read_windows` gives them. Raises MediaError."""
+
+_ROW = (
+    "clip_id", "video_id", "uri", "fingerprint", "source_uri", "start_frame", "num_frames", "start_s",
+    "width", "height", "crop_x", "crop_y", "crop_w", "crop_h",
+)  # fmt: skip
+_MOST_WINDOWS, _MOST_BYTES = 128, 256 << 20  # of a shard, which is what a kill may cost
+_FACTS, _WEIGHTS = "encoder.json", "vae.safetensors"
+
+
+@dataclass(frozen=True)
+class WantedWindow:
+    """One window by its key."""
+
+    key: str
+    shape: Shape
+    window: Window
+
+
+@dataclass(frozen=True)
+class WantedClip:
+    """A clip, its row of the manifest, and the windows that are wanted of it: one decode makes them all."""
+
+    row: dict[str, Any]
+    windows: tuple[WantedWindow, ...]
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """One shard to be made: picklable, and with the same outcome wherever it runs."""
+
+    clips: tuple[WantedClip, ...]
+    folder: Path
+
+    @property
+    def num_windows(self) -> int:
+        return sum(len(clip.windows) for clip in self.clips)
+
+
+@dataclass(frozen=True)
+class FailedClip:
+    """A clip of which at least one window could not be encoded, and the last reason."""
+
+    row: dict[str, Any]
+    error: MediaError
+
+
+@dataclass(frozen=True)
+class EncodeReport:
+    """What came of a job."""
+
+    windows: int
+    failed: tuple[FailedClip, ...]
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """All that is to do for a manifest: `wanted` windows, of which `there` are in the cache, and the jobs for the others."""
+
+    wanted: int
+    there: int
+    jobs: tuple[EncodeJob, ...]
+
+
+def open_latents(cache: Path, vae: VAE, dtype: DTypeName) -> Path:
+    """The folder for latents of this encoder, with its weights beside them. Raises TrainError where it holds another dtype."""
+    folder = latents_folder(cache, vae)
+    facts = {"encoder": encoder_digest(vae), "dtype": dtype, "vae": vae.config.model_dump(mode="json", exclude={"weights"})}
+    try:
+        there = json.loads((folder / _FACTS).read_text())
+    except FileNotFoundError:
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(folder / _WEIGHTS, save({name: value.contiguous() for name, value in vae.state_dict().items()}))
+        _write(folder / _FACTS, json.dumps(facts, indent=1).encode())  # last: with it the folder is one
+        return folder
+    if there["dtype"] != dtype:
+        raise TrainError(f"{folder} holds latents as {there['dtype']}; say --dtype {there['dtype']}, or choose another --out")
+    return folder
+
+
+def plan_encoding(prepared: Prepared, config: TrainConfig, stages: Iterable[StageConfig], folder: Path, dtype: DTypeName) -> Encoding:
+    """Everything that these stages may draw and that is not in the cache yet; what failed before is tried again."""
+    cache = Cache(folder)
+    clips = list(_wanted_clips(prepared, config, stages))
+    wanted = {window.key for clip in clips for window in clip.windows}
+    jobs = []
+    for shard in _shards(clips, config, dtype):
+        missing = [WantedClip(clip.row, tuple(w for w in clip.windows if w.key not in cache)) for clip in shard]
+        if missing := [clip for clip in missing if clip.windows]:
+            jobs.append(EncodeJob(tuple(missing), folder))
+    return Encoding(len(wanted), sum(key in cache for key in wanted), tuple(jobs))
+
+
+def _wanted_clips(prepared: Prepared, config: TrainConfig, stages: Iterable[StageConfig]) -> Iterator[WantedClip]:
+    """By source and place in it. A row that no epoch draws is left out."""
+    count, drawn = config.data.windows_per_clip, prepared.sampler.drawn()
+    shapes_by_stage = [shapes_of(prepared, config, stage) for stage in stages]
+    names = [name for name in _ROW if name in prepared.rows.column_names]
+    rows = [entry for entry in enumerate(prepared.rows.select(names).to_pylist()) if drawn[entry[0]]]
+    for index, row in sorted(rows, key=lambda entry: (entry[1]["uri"], entry[1]["start_frame"], entry[1]["clip_id"])):
+        windows = {}
+        for shape in {shapes.of(index): None for shapes in shapes_by_stage}:
+            for number in range(count):
+                window = window_of(row["num_frames"], shape, number, count)
+                key = latent_key(row, shape, window, prepared.origin)
+                windows[key] = WantedWindow(key, shape, window)
+        yield WantedClip(row, tuple(windows.values()))
+
+
+def _shards(clips: Iterable[WantedClip], config: TrainConfig, dtype: DTypeName) -> Iterator[list[WantedClip]]:
+    vae, number_bytes = config.vae, getattr(torch, dtype).itemsize
+    shard: list[WantedClip] = []
+    windows = size = 0
+    for clip in clips:
+        shard.append(clip)
+        windows += len(clip.windows)
+        size += sum(_latent_numbers(window.shape, vae) for window in clip.windows) * number_bytes
+        if windows >= _MOST_WINDOWS or size >= _MOST_BYTES:
+            yield shard
+            shard, windows, size = [], 0, 0
+    if shard:
+        yield shard
+
+
+def _latent_numbers(shape: Shape, vae: VAEConfig) -> int:
+    frames = 1 + (shape.frames - 1) // vae.time_factor
+    return vae.latent_channels * frames * (shape.height // vae.space_factor) * (shape.width // vae.space_factor)
+
+
+def run_encoding(job: EncodeJob, read: Reader) -> EncodeReport:
+    """Make one shard. Raises TrainError where it cannot be written."""
+    vae, dtype = _encoder(job.folder)
+    tensors: dict[str, Tensor] = {}
+    reasons: dict[str, str] = {}
+    failed: list[FailedClip] = []
+    for clip in job.clips:
+        contents, error = _read(clip, read)
+        for window in clip.windows:
+            if window.key in contents:
+                tensors[window.key] = encode(vae, contents[window.key]).to(dtype)
+            elif error:
+                reasons[window.key] = f"{clip.row['uri']}: {error.code.value}: {error}"
+        if error:
+            failed.append(FailedClip(clip.row, error))
+    write_shard(job.folder, tensors, reasons)
+    return EncodeReport(job.num_windows, tuple(failed))
+
+
+def _read(clip: WantedClip, read: Reader) -> tuple[dict[str, Tensor], MediaError | None]:
+    """The pixels of each window by key: of all in one decode, or, where that fails, of those that can be had alone."""
+    groups, error = [clip.windows], None
+    contents: dict[str, Tensor] = {}
+    while groups:
+        windows = groups.pop()
+        try:
+            found = read(clip.row, [(window.shape, window.window) for window in windows])
+            contents |= {window.key: pixels for window, pixels in zip(windows, found, strict=True)}
+        except MediaError as caught:
+            error = caught
+            groups += [(window,) for window in windows] if len(windows) > 1 else []
+    return contents, error
+
+
+@lru_cache(maxsize=1)
+def _encoder(folder: Path) -> tuple[VAE, torch.dtype]:
+    facts = json.loads((folder / _FACTS).read_text())
+    vae = VAE(VAEConfig(**facts["vae"]))
+    vae.load_state_dict(load_file(folder / _WEIGHTS))
+    return vae.eval(), getattr(torch, facts["dtype"])
+
+
+def _write(path: Path, content: bytes) -> None:
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    scratch.write_bytes(content)
+    os.replace(scratch, path)
