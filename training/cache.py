@@ -8,6 +8,7 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -128,4 +129,5 @@ def write_shard(folder: Path, tensors: Mapping[str, Tensor], failures: Mapping[s
     except (OSError, SafetensorError) as error:
         raise TrainError(f"{target} cannot be written: {error}") from error
     finally:
-        scratch.unlink(missing_ok=True)
+        with suppress(OSError):
+            scratch.unlink()
