@@ -38,13 +38,14 @@ class InfeasibleBalanceError(TrainError):
 class Balance:
     """How often rows are drawn: `cells` int32 [N] says to which cell a row belongs, `quotas` int64 [C] is its part of an epoch.
 
-    Quotas are in draws / 2^32 and sum to `epoch_length` draws, exactly.
+    Quotas are in draws / 2^32 and sum to `epoch_length` draws, exactly. `sizes` float64 [N] are the units of each row.
     """
 
     cells: np.ndarray
     quotas: np.ndarray
     epoch_length: int
     report: BalanceReport
+    sizes: np.ndarray
 
     @property
     def weights(self) -> np.ndarray:
@@ -73,12 +74,12 @@ def plan_balance(rows: pa.Table, config: BalanceConfig | None, sizes: np.ndarray
     is_even = config is None or config.unit == "clips"
     realized = counts if is_even else np.bincount(cells.of_row, sizes * row_counts(cells.of_row, quotas, 1 << (BITS - 1)))
     report = make_report(facets, cells, Amounts(members, units, repeats, counts, realized), config.unit if config else "clips")
-    return Balance(cells.of_row, quotas, int(quotas.sum()) >> BITS, report)
+    return Balance(cells.of_row, quotas, int(quotas.sum()) >> BITS, report, sizes)
 
 
 def _sizes(rows: pa.Table, unit: str, sizes: np.ndarray | None) -> np.ndarray:
     if sizes is None and unit == "clips":
-        return np.ones(rows.num_rows)
+        return np.broadcast_to(1.0, rows.num_rows)
     if sizes is None and unit == "tokens":
         raise TrainError("balance.unit: the tokens of the rows are not known here; use clips or seconds")
     if sizes is None:

@@ -64,7 +64,7 @@ def make_facet(rows: pa.Table, target: TargetConfig, sizes: np.ndarray) -> Facet
     for column in target.columns:
         if column not in rows.column_names:
             raise TrainError(f"balance.tag: the manifest has no column {column!r}; {nearest(column, rows.column_names)}")
-    if target.has_labels or (target.temper is not None and _is_list(rows.column(target.columns[0]).type)):
+    if target.has_labels or (target.temper is not None and is_list(rows.column(target.columns[0]).type)):
         facet = _label_facet(rows.column(target.columns[0]), target, sizes)
     else:
         facet = _value_facet(rows, target, sizes)
@@ -154,10 +154,10 @@ def _value_facet(rows: pa.Table, target: TargetConfig, sizes: np.ndarray) -> Fac
 
 def _axis(column: pa.ChunkedArray, target: TargetConfig, name: str, depth: int) -> _Axis:
     edges = target.edges_of(name)
-    if _is_list(column.type):
+    if is_list(column.type):
         raise TrainError(f"balance: {name} holds lists; give label_shares, and no joint")
-    is_text = _is_text(column.type)
-    if is_text == (edges is not None) and not pt.is_null(column.type):
+    holds_text = is_text(column.type)
+    if holds_text == (edges is not None) and not pt.is_null(column.type):
         kind, form = ("numbers", "edges and a list") if edges is None else ("text", "a mapping by value")
         raise TrainError(f"balance: {name} holds {kind}; give its shares as {form}")
     if edges is not None:
@@ -223,7 +223,7 @@ def _combo_name(combo: tuple[int, ...] | None, axes: list[_Axis]) -> str:
 
 def _label_facet(column: pa.ChunkedArray, target: TargetConfig, sizes: np.ndarray) -> Facet:
     name = target.columns[0]
-    if _is_list(column.type) == (target.separator is not None) or not (_is_list(column.type) or _is_text(column.type)):
+    if is_list(column.type) == (target.separator is not None) or not (is_list(column.type) or is_text(column.type)):
         raise TrainError(f"balance: {name} holds {column.type}; labels are in lists, or in text with a separator")
     if target.separator is None:
         masks, labels = _list_masks(column, target)
@@ -277,10 +277,12 @@ def _flat(lists: pa.Array) -> pa.Array:
     return pc.utf8_trim_whitespace(pc.list_flatten(lists).cast(pa.large_string()))
 
 
-def _is_list(type_: pa.DataType) -> bool:
+def is_list(type_: pa.DataType) -> bool:
+    """Whether a column holds lists."""
     return pt.is_list(type_) or pt.is_large_list(type_) or pt.is_fixed_size_list(type_)
 
 
-def _is_text(type_: pa.DataType) -> bool:
+def is_text(type_: pa.DataType) -> bool:
+    """Whether a column holds text, itself or by a dictionary."""
     kind = type_.value_type if pt.is_dictionary(type_) else type_
     return pt.is_string(kind) or pt.is_large_string(kind) or pt.is_string_view(kind)

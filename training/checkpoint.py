@@ -8,7 +8,8 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,18 @@ _NAME = re.compile(r"step_(\d{8})")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: in stage number `stage`, `step` steps done there and `total_steps` in all, and where its plan does."""
+    """Where a run stands: in stage number `stage`, `step` steps done there and `total_steps` in all, and where its plan does.
+
+    `audit` are the sums of what the stage was trained on, and `skipped` the clips that could not be read (clip_id -> why). Both
+    are kept for checkpoints alone.
+    """
 
     stage: int = 0
     step: int = 0
     total_steps: int = 0
     plan: PlanState = PlanState()
+    audit: tuple[float, ...] = ()
+    skipped: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ def load_progress(checkpoint: Path) -> Progress:
     try:
         content = json.loads((checkpoint / "progress.json").read_text())
         plan = PlanState(content["plan"]["next_k"], tuple(content["plan"]["carried"]))
-        return Progress(**{**content, "plan": plan})
+        return Progress(**{**content, "plan": plan, "audit": tuple(content["audit"])})
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise TrainError(f"{checkpoint} is not a checkpoint: {error}; remove it to use the one before it") from error
 

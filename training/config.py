@@ -254,6 +254,13 @@ class SampleConfig(_Strict):
     guidance: NotNegative = 2.0
 
 
+class AuditConfig(_Strict):
+    """How often a run compares the tags of what it was really trained on with the plan. Zero `every_steps`: never."""
+
+    every_steps: Annotated[int, Field(ge=0)] = 50  # of a stage, and at its end
+    tags: tuple[str, ...] = ()  # columns of the manifest beside those of the balance and data.condition_tags
+
+
 class TrainConfig(_Strict):
     """A whole run."""
 
@@ -266,6 +273,7 @@ class TrainConfig(_Strict):
     flow: FlowConfig = FlowConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     sample: SampleConfig = SampleConfig()
+    audit: AuditConfig = AuditConfig()
     checkpoint_every_steps: PositiveInt = 100
     keep_checkpoints: PositiveInt = 2
     log_every_s: NotNegative = 5.0  # between plain progress lines

@@ -1,14 +1,17 @@
-"""What a run says while it goes: metrics to JSON lines and TensorBoard, progress to a terminal or as plain lines."""
+"""What a run says while it goes: metrics and audits to JSON lines and TensorBoard, progress to a terminal or as plain lines."""
 
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from training.audit import FacetAudit, describe
 
 _BRIEF = ("loss", "psnr_db", "lr", "grad_norm", "samples_per_s")
 
@@ -20,7 +23,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         keep_until(folder / "metrics.jsonl", done_steps)
+        keep_until(folder / "audit.jsonl", done_steps)
         self._metrics = (folder / "metrics.jsonl").open("a")
+        self._audit = folder / "audit.jsonl"
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_steps + 1)
         self._total, self._first, self._every_s = total_steps, done_steps, every_s
         self._began = self._said = time.monotonic()
@@ -51,6 +56,20 @@ class RunLog(AbstractContextManager["RunLog"]):
             remaining_s = (self._said - self._began) / (total_steps - self._first) * (self._total - total_steps)
             self.say(f"{stage} step {total_steps}/{self._total}  {facts}  {remaining_s:.0f} s left")
 
+    def audit(self, stage: str, total_steps: int, audits: Sequence[FacetAudit]) -> None:
+        """Record what was trained on so far, tag by tag, a line to each, and say whether it is as planned."""
+        lines = [json.dumps({"stage": stage, "step": total_steps, **asdict(audit)}) + "\n" for audit in audits]
+        with self._audit.open("a") as stream:
+            stream.write("".join(lines))
+        for audit in audits:
+            name = f"audit/{audit.facet}"
+            self._board.add_scalar(f"{name}/js_bits", audit.js_bits, total_steps)
+            for value in audit.values:
+                self._board.add_scalar(f"{name}/{value.value}/share", value.realized_share, total_steps)
+                if value.mean_loss is not None:
+                    self._board.add_scalar(f"{name}/{value.value}/loss", value.mean_loss, total_steps)
+        self.say(describe(audits))
+
     def __exit__(self, *error: object) -> None:
         self._metrics.close()
         self._board.close()
@@ -67,6 +86,9 @@ class SilentLog(AbstractContextManager["SilentLog"]):
     def step(self, stage: str, total_steps: int, metrics: Mapping[str, float]) -> None:
         """Nothing: the leading rank records it."""
 
+    def audit(self, stage: str, total_steps: int, audits: Sequence[FacetAudit]) -> None:
+        """Nothing: the leading rank records it."""
+
     def __exit__(self, *error: object) -> None:
         pass
 
@@ -76,13 +98,13 @@ def _progress_bar(console: Console) -> Progress:
     return Progress(stage, BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(), facts, console=console)
 
 
-def keep_until(metrics: Path, done_steps: int) -> None:
+def keep_until(log: Path, done_steps: int) -> None:
     """Drop the lines of steps after `done_steps`, which a resumed run takes again, and a last line that was cut off."""
-    if not metrics.exists():
+    if not log.exists():
         return
     kept = []
-    for line in metrics.read_text().splitlines(keepends=True):
+    for line in log.read_text().splitlines(keepends=True):
         if not line.endswith("\n") or json.loads(line)["step"] > done_steps:
             break
         kept.append(line)
-    metrics.write_text("".join(kept))
+    log.write_text("".join(kept))

@@ -28,10 +28,19 @@ class Noisy:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Loss of one batch, and what else to log of it."""
+    """Loss of one batch, what else to log of it, and `clip_losses` [S] of each of its clips, without gradients."""
 
     loss: Tensor
     metrics: dict[str, float]
+    clip_losses: Tensor
+
+
+@dataclass(frozen=True)
+class VelocityLoss:
+    """`total` is over all elements of all clips, so that a long clip counts more than a short one; `of_clips` [S] has no gradients."""
+
+    total: Tensor
+    of_clips: Tensor
 
 
 def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: torch.Generator) -> StepLoss:
@@ -39,9 +48,9 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: t
     if isinstance(model, VAE):
         loss = vae_loss(model, torch.stack(batch.x), generator)
         metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
-        return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics})
-    loss = velocity_loss(model, make_noisy(batch, config, generator))
-    return StepLoss(loss, {"loss": float(loss.detach())})
+        return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics}, loss.clip_reconstructions)
+    velocity = velocity_loss(model, make_noisy(batch, config, generator))
+    return StepLoss(velocity.total, {"loss": float(velocity.total.detach())}, velocity.of_clips)
 
 
 def make_noisy(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Noisy:
@@ -56,11 +65,12 @@ def make_noisy(batch: Batch, config: TrainConfig, generator: torch.Generator) ->
     return Noisy(x_t, t, batch.conditions.without(drop_text, drop_tags), velocities)
 
 
-def velocity_loss(dit: DiT, noisy: Noisy) -> Tensor:
-    """Mean squared error of the velocity over all elements of all clips, a scalar: a long clip counts more than a short one."""
+def velocity_loss(dit: DiT, noisy: Noisy) -> VelocityLoss:
+    """Mean squared error of the velocity, over all clips and of each."""
     told = dit(noisy.x_t, noisy.t, noisy.conditions)
-    errors = [(ours - true).square().sum() for ours, true in zip(told, noisy.velocities, strict=True)]
-    return torch.stack(errors).sum() / sum(x.numel() for x in noisy.x_t)
+    errors = torch.stack([(ours - true).square().sum() for ours, true in zip(told, noisy.velocities, strict=True)])
+    sizes = [x.numel() for x in noisy.x_t]
+    return VelocityLoss(errors.sum() / sum(sizes), errors.detach() / errors.new_tensor(sizes))
 
 
 def noise_generator(seed: int, stage: int, step: int, batch: int) -> torch.Generator:

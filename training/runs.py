@@ -1,6 +1,6 @@
 """The folder of a run: what it was started from, and whether it may be started or continued.
 
-config.yaml  run.json  metrics.jsonl  tensorboard/  checkpoints/step_*/  samples/step_*.mp4  sample.mp4
+config.yaml  run.json  metrics.jsonl  audit.jsonl  tensorboard/  checkpoints/step_*/  samples/step_*.mp4  sample.mp4
 """
 
 import json

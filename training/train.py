@@ -10,7 +10,7 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from training.audit import Audit, Tally, make_audit
 from training.cache import Cache
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.conditions import tag_bins
@@ -64,6 +65,7 @@ class Run:
     cache: Cache | None
     bins: np.ndarray  # int16 [rows, tags], as the dit is told them
     ranks: Ranks
+    audit: Audit
     log: RunLog | SilentLog
     stop: Callable[[], bool]
     skipped: dict[str, str]  # clip_id -> why it could not be read, of all ranks
@@ -71,12 +73,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Feed:
-    """What a stage takes its batches from: steps as they are read, what their draws ask for, and a clip's pixels or latents as tensors."""
+    """What a stage takes its batches from: steps as they are read, what draws ask for, a clip's pixels or latents; and its tally."""
 
     source: ClipSource
     order: Order
     steps: Iterator[LoadedStep]
     inputs: Callable[[Clip], Tensor]
+    tally: Tally
 
 
 @dataclass(frozen=True)
@@ -94,6 +97,7 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     began = time.monotonic()
     config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
     prepared = prepare(manifest, config)
+    audit = make_audit(prepared.rows, prepared.balance, config)
     facts = {
         "manifest": str(manifest_path),
         "manifest_digest": manifest.digest,
@@ -122,7 +126,7 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
         bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins)
         log = RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) if ranks.leads else SilentLog()
         with log, _stop_signals() as stop:
-            run = Run(config, folder, models, prepared, cache, bins, ranks, log, stop, skipped={})
+            run = Run(config, folder, models, prepared, cache, bins, ranks, audit, log, stop, dict(progress.skipped))
             _introduce(run, facts, progress, total_steps)
             for stage in config.stages[progress.stage :]:
                 progress = train_stage(run, stage, progress)
@@ -172,10 +176,11 @@ def train_stage(run: Run, stage: StageConfig, progress: Progress) -> Progress:
     with closing(feed.steps):
         while progress.step < stage.steps:
             progress = train_step(run, stage, training, feed, progress)
+            _audit(run, stage, feed.tally, progress)
             if progress.step < stage.steps:  # the end of the stage is saved below
-                _between_steps(run, stage, training, progress)
+                _between_steps(run, stage, training, feed, progress)
     training.model.load_state_dict(training.average.state_dict())
-    progress = replace(progress, stage=progress.stage + 1, step=0)
+    progress = replace(progress, stage=progress.stage + 1, step=0, audit=(), skipped=run.skipped)
     if stage.model == "vae":
         measure_latents(run.models["vae"], feed.source, feed.order)
         run.ranks.follow(run.models["vae"])
@@ -207,14 +212,27 @@ def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
     source = ClipSource(run.prepared.rows, data, contents, data.memory_mb / max(data.workers, 1))
     order = Order(sampler, shapes, data.windows_per_clip)
     steps = load_steps(source, planner_of(shapes, stage, sampler, progress.plan), order, run.ranks, data.workers)
-    return Feed(source, order, steps, inputs)
+    return Feed(source, order, steps, inputs, Tally(run.audit, _waiting(run, progress), progress.audit))
 
 
-def _between_steps(run: Run, stage: StageConfig, training: Training, progress: Progress) -> None:
+def _audit(run: Run, stage: StageConfig, tally: Tally, progress: Progress) -> None:
+    """Compare what was trained on with the plan where it is time to."""
+    every_steps = run.config.audit.every_steps
+    if run.audit.facets and (progress.step % every_steps == 0 or progress.step == stage.steps):
+        run.log.audit(stage.name, progress.total_steps, tally.close_window(_waiting(run, progress)))
+
+
+def _waiting(run: Run, progress: Progress) -> list[int]:
+    """The rows of what is drawn and in no step yet."""
+    return [int(run.prepared.sampler.rows(k, 1)[0]) for k in progress.plan.carried]
+
+
+def _between_steps(run: Run, stage: StageConfig, training: Training, feed: Feed, progress: Progress) -> None:
     """Save and sample where it is time to, and stop where that was asked for."""
     config, stopping = run.config, any(run.ranks.gather(run.stop()))
     if run.ranks.leads and (stopping or progress.step % config.checkpoint_every_steps == 0):
-        save_checkpoint(run.folder.checkpoints, progress, run.models, training, config.keep_checkpoints)
+        kept = replace(progress, audit=tuple(feed.tally.state.tolist()), skipped=run.skipped)
+        save_checkpoint(run.folder.checkpoints, kept, run.models, training, config.keep_checkpoints)
     if stopping:
         raise Stopped(f"stopped after step {progress.total_steps}, which is saved; continue with --resume")
     every = config.sample.every_steps if run.ranks.leads and stage.model == "dit" else 0
@@ -233,18 +251,19 @@ def train_step(run: Run, stage: StageConfig, training: Training, feed: Feed, pro
     taken = _take(run, feed)
     loaded = time.monotonic()
     training.optimizer.zero_grad()
-    metrics: Counter[str] = Counter()
+    metrics, clip_losses = Counter[str](), list[float]()
     for number, batch in taken.batches.items():
         share = sum(x.numel() for x in batch.x) / taken.elements
         generator = noise_generator(run.config.seed, progress.stage, progress.step, number)
         step_loss = batch_loss(training.model, batch, run.config, generator)
         (step_loss.loss * share).backward()
+        clip_losses += step_loss.clip_losses.tolist()
         metrics.update({name: share * value for name, value in step_loss.metrics.items()})
     run.ranks.sum_gradients(training.model)
-    for others in run.ranks.gather(metrics)[1:]:
-        metrics.update(others)
+    rows = [clip.row for read in taken.step.batches for clip in read.clips]
+    told = _sum_up(feed.tally, run.ranks.gather((metrics, rows, clip_losses)))
     grad_norm = float(nn.utils.clip_grad_norm_(training.model.parameters(), stage.max_grad_norm))
-    _guard(run, metrics["loss"], grad_norm, progress, taken.step)
+    _guard(run, told["loss"], grad_norm, progress, taken.step)
     lr = learning_rate(stage, progress.step)
     for group in training.optimizer.param_groups:
         group["lr"] = lr
@@ -255,8 +274,17 @@ def train_step(run: Run, stage: StageConfig, training: Training, feed: Feed, pro
     speed = {"samples_per_s": taken.samples / seconds, "data_share": (loaded - began) / seconds}
     counts = {"samples": taken.samples, "carried_samples": len(progress.plan.carried), "skipped_clips": len(run.skipped)}
     facts = {"draws_crc32": taken.step.part.draws_crc32, "lr": lr, "grad_norm": grad_norm}
-    run.log.step(stage.name, progress.total_steps, {**metrics, **facts, **speed, **counts})
+    run.log.step(stage.name, progress.total_steps, {**told, **facts, **speed, **counts})
     return progress
+
+
+def _sum_up(tally: Tally, parts: Sequence[tuple[Counter[str], list[int], list[float]]]) -> Counter[str]:
+    """The metrics of all ranks, each of which is its part of a mean; rows and losses of their clips are tallied."""
+    metrics = Counter[str]()
+    for part, rows, clip_losses in parts:
+        metrics.update(part)
+        tally.add(rows, clip_losses)
+    return metrics
 
 
 def _take(run: Run, feed: Feed) -> Taken:

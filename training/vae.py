@@ -34,12 +34,16 @@ class Posterior:
 
 @dataclass(frozen=True)
 class VAELoss:
-    """`total` is what is minimized; `psnr_db` compares the reconstruction with the input (peak to peak is 2)."""
+    """`total` is what is minimized; `psnr_db` compares the reconstruction with the input (peak to peak is 2).
+
+    `clip_reconstructions` [B] are the parts of clips in `reconstruction`, their mean.
+    """
 
     total: Tensor
     reconstruction: Tensor
     kl: Tensor
     psnr_db: Tensor
+    clip_reconstructions: Tensor
 
 
 class CausalConv3d(nn.Conv3d):
@@ -164,7 +168,8 @@ def vae_loss(vae: VAE, video: Tensor, generator: torch.Generator) -> VAELoss:
     output = vae.decode(posterior.sample(generator))
     reconstruction, kl = F.l1_loss(output, video), posterior.kl()
     psnr_db = 10 * torch.log10(4 / F.mse_loss(output.detach(), video).clamp_min(1e-10))
-    return VAELoss(reconstruction + vae.config.kl_weight * kl, reconstruction.detach(), kl.detach(), psnr_db)
+    of_clips = (output.detach() - video).abs().flatten(1).mean(dim=1)
+    return VAELoss(reconstruction + vae.config.kl_weight * kl, reconstruction.detach(), kl.detach(), psnr_db, of_clips)
 
 
 def _fold(video: Tensor, patch: int) -> Tensor:

@@ -102,6 +102,7 @@ def test_autoencoder_overfits_one_batch() -> None:
         loss.total.backward()
         optimizer.step()
         psnr_db.append(float(loss.psnr_db))
+    assert loss.clip_reconstructions.shape == (2,) and torch.allclose(loss.clip_reconstructions.mean(), loss.reconstruction)
     assert psnr_db[-1] > psnr_db[0] + 6 and psnr_db[-1] > 17
 
 
@@ -191,13 +192,15 @@ def _alone(pack: Noisy, i: int) -> Noisy:
 def test_packed_clips_have_the_loss_and_gradients_of_clips_alone() -> None:
     dit, pack = _awake(DiT(SMALL_DIT, 4, num_tags=1)), _pack()
     sizes = [x.numel() for x in pack.x_t]
-    loss = velocity_loss(dit, pack)
+    loss = velocity_loss(dit, pack).total
     loss.backward()
     packed = {name: weight.grad.clone() for name, weight in dit.named_parameters()}
     dit.zero_grad()
-    alone = sum(velocity_loss(dit, _alone(pack, i)) * size / sum(sizes) for i, size in enumerate(sizes))
+    alone = sum(velocity_loss(dit, _alone(pack, i)).total * size / sum(sizes) for i, size in enumerate(sizes))
     alone.backward()
     assert torch.allclose(loss, alone, atol=1e-6)
+    of_clips = torch.stack([velocity_loss(dit, _alone(pack, i)).total for i in range(len(sizes))])
+    assert torch.allclose(velocity_loss(dit, pack).of_clips, of_clips, atol=1e-6)
     for name, weight in dit.named_parameters():
         assert torch.allclose(packed[name], weight.grad, atol=1e-6, rtol=1e-4), name
         assert packed[name].any() or "to_query.bias" in name or "to_key" in name, name
@@ -235,7 +238,7 @@ def test_transformer_overfits_one_batch() -> None:
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3)
     losses = []
     for step in range(150):
-        loss = velocity_loss(dit, make_noisy(batch, config, noise_generator(0, 0, step, 0)))
+        loss = velocity_loss(dit, make_noisy(batch, config, noise_generator(0, 0, step, 0))).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -72,7 +72,7 @@ def _take(dit: DiT, step: PlannedStep, rank: int, num_ranks: int, number: int, s
     for index, draws in enumerate(step.of_rank(rank, num_ranks), first):
         x = tuple(map(latents, draws))
         batch = Batch(x, Conditions(("a",) * len(x), torch.full((len(x),), 6.0), torch.empty(len(x), 0, dtype=torch.int64)))
-        loss = velocity_loss(dit, make_noisy(batch, CONFIG, noise_generator(0, 0, number, index)))
+        loss = velocity_loss(dit, make_noisy(batch, CONFIG, noise_generator(0, 0, number, index))).total
         (loss * sum(clip.numel() for clip in x) / whole).backward()
         took.append([[k, int(shapes.buckets[sampler.draw(k).row])] for k in draws])
     return took

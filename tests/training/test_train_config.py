@@ -44,6 +44,7 @@ def test_presets_load_by_name_and_path_and_survive_being_written(preset: str, tm
         ({"balance": {"tag": "t", "shares": {"a": 0.4}}}, "must sum to 1, not 0.4"),
         ({"vae": {"widths": [8, 8]}}, "must halve time or space"),
         ({"dit": {"width": 100, "heads": 3}}, "width must be heads times"),
+        ({"audit": {"every_step": 5}}, "audit: unknown key 'every_step'; did you mean 'every_steps'"),
         ({"seed": "x"}, "seed: .*integer"),
     ],
 )

@@ -43,6 +43,7 @@ CONFIG = {
         {"name": "dit", "model": "dit", "steps": 8, "batching": "packed", "max_tokens": 40, "micro_batches": 2, "warmup_steps": 2},
     ],
     "sample": {"every_steps": 4, "num_steps": 3},
+    "audit": {"every_steps": 3, "tags": ["fps", "caption_short"]},
     "checkpoint_every_steps": 2,
 }
 
@@ -119,8 +120,13 @@ def _metrics(run: Path) -> list[dict]:
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
 
+def _audits(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "audit.jsonl").read_text().splitlines()]
+
+
 def _assert_same(run: Path, other: Path) -> None:
     assert _metrics(run) == _metrics(other)
+    assert (run / "audit.jsonl").read_text() == (other / "audit.jsonl").read_text()
     ours, theirs = list_checkpoints(run / "checkpoints"), list_checkpoints(other / "checkpoints")
     assert [path.name for path in ours] == [path.name for path in theirs]
     for file in ("models.safetensors", "progress.json"):
@@ -139,6 +145,40 @@ def test_a_run_leaves_what_it_promises(given: Given) -> None:
     made = sorted(path.name for path in (given.run / "samples").glob("*.mp4"))
     assert made == ["step_00000006_reconstruction.mp4", "step_00000010.mp4"]
     assert list((given.run / "tensorboard").iterdir())
+
+
+def test_every_few_steps_and_at_the_end_of_a_stage_a_run_is_audited(given: Given) -> None:
+    audits, metrics = _audits(given.run), _metrics(given.run)
+    assert [(line["stage"], line["step"]) for line in audits[::3]] == [("vae", 3), ("vae", 6), ("dit", 9), ("dit", 12), ("dit", 14)]
+    assert [line["facet"] for line in audits[:3]] == ["motion_mean", "fps", "caption_short"]
+    for line in audits:
+        since = 0 if line["stage"] == "vae" else 6
+        assert line["samples"] == sum(step["samples"] for step in metrics[since : line["step"]])
+        assert sum(value["planned_share"] for value in line["values"]) == pytest.approx(1)
+        assert sum(value["realized_share"] for value in line["values"]) == pytest.approx(1)
+        assert line["unit"] == "clips" and line["off"] is None
+    last = audits[3]  # steps 4 to 6 of the vae, whose batches are of equal size
+    losses = sum(value["mean_loss"] * value["window_samples"] for value in last["values"] if value["window_samples"])
+    taken = sum(value["window_samples"] for value in last["values"])
+    trained = [(step["reconstruction"], step["samples"]) for step in metrics[3:6]]
+    assert losses / taken == pytest.approx(sum(loss * samples for loss, samples in trained) / sum(samples for _, samples in trained))
+
+
+def test_the_audit_names_the_bin_of_clips_that_cannot_be_read(given: Given, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = pa.parquet.read_table(given.manifest).to_pylist()[2]
+    rows = [{**row, "clip_id": f"c{i}", "motion_mean": i % 2 * 3.0} for i in range(16)]
+    for unreadable in rows[1::4]:  # half of those above the edge
+        unreadable["uri"] = str(tmp_path / "gone.mp4")
+    write_manifest(tmp_path / "m.parquet", pa.Table.from_pylist(rows), "true", {}, {})
+    stages = [{**CONFIG["stages"][0], "steps": 30, "max_tokens": 160}]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "stages": stages, "audit": {"every_steps": 15}}))
+    result = train(tmp_path / "c.yaml", tmp_path / "m.parquet", tmp_path / "run")
+    assert len(result.skipped) == 4
+    last = _audits(tmp_path / "run")[-1]
+    shares = {value["value"]: (value["planned_share"], value["realized_share"]) for value in last["values"]}
+    assert last["facet"] == "motion_mean" and last["js_bits"] > 5 * last["chance_js_bits"]
+    assert shares["[2, inf)"][0] == pytest.approx(0.5) and shares["[2, inf)"][1] == pytest.approx(1 / 3, abs=0.05)
+    assert "audit: motion_mean [2, inf) is 3" in capsys.readouterr().err
 
 
 def test_the_sample_is_a_video_of_the_size_asked_for(given: Given) -> None:
