@@ -64,7 +64,7 @@ def encode(
     from jobs.progress import track
     from jobs.runs import RunRecorder
     from training.config import TrainError, load_config
-    from training.encode import open_latents, plan_encoding
+    from training.encode import begin_cache, plan_encoding
     from training.plan import prepare
     from training.runs import load_manifest, make_models, take_vae
 
@@ -81,7 +81,7 @@ def encode(
     out.mkdir(parents=True, exist_ok=True)
     dataset = Dataset(str(out))
     with dataset.lock():
-        folder = open_latents(out.absolute(), models["vae"], dtype.value)
+        folder = begin_cache(out.absolute(), models["vae"], dtype.value)
         for left in folder.glob(".part-*"):  # of a killed run
             left.unlink()
         recorder = RunRecorder("encode", manifest=manifest, digest=source.digest, engine=engine, workers=workers, cache=folder, dtype=dtype)

@@ -91,7 +91,7 @@ class Encoding:
     jobs: tuple[EncodeJob, ...]
 
 
-def open_latents(cache: Path, vae: VAE, dtype: DTypeName) -> Path:
+def begin_cache(cache: Path, vae: VAE, dtype: DTypeName) -> Path:
     """The folder for latents of this encoder, with its weights beside them. Raises TrainError where it holds another dtype."""
     folder = latents_folder(cache, vae)
     facts = {"encoder": encoder_digest(vae), "dtype": dtype, "vae": vae.config.model_dump(mode="json", exclude={"weights"})}

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from training.cache import Cache, key_of
-from training.config import DataConfig, TrainError
+from training.config import DataConfig, TrainConfig, TrainError
 from training.data import Clip, ClipSource, Memory, Order, SkippedClip
 from training.pixels import Window, to_tensor, window_of
-from training.plan import Prepared
+from training.plan import Prepared, shapes_of
 from training.shapes import Shape, Shapes
 from training.vae import VAE
 
@@ -79,6 +79,16 @@ def encoder_digest(vae: VAE) -> str:
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def open_latents(config: TrainConfig, vae: VAE, prepared: Prepared) -> Cache | None:
+    """The cache of latents, where there is to be one. Raises TrainError where it lacks any that a stage may draw."""
+    if config.data.cache is None:
+        return None
+    cache = Cache(latents_folder(config.data.cache, vae))
+    for stage in config.stages:
+        check_latents(prepared, shapes_of(prepared, config, stage), config.data, cache)
+    return cache
 
 
 def check_latents(prepared: Prepared, shapes: Shapes, data: DataConfig, cache: Cache) -> None:

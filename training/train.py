@@ -7,15 +7,13 @@ is why a run that was killed and resumed ends bitwise equal. Several ranks share
 
 import json
 import math
-import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import FrameType
 
 import numpy as np
 import torch
@@ -28,20 +26,17 @@ from training.conditions import tag_bins
 from training.config import StageConfig, TrainConfig, TrainError, load_config
 from training.data import Batch, Clip, ClipSource, Contents, Order, Pixels, make_batch, nothing_readable
 from training.generate import default_settings, generate, write_mp4, write_sample
-from training.latents import CachedLatents, LatentSource, check_latents, latents_folder, measure_latents
+from training.latents import CachedLatents, LatentSource, measure_latents, open_latents
 from training.loader import LoadedStep, load_steps
 from training.log import RunLog, SilentLog
 from training.losses import batch_loss, noise_generator
+from training.optimize import learning_rate, update_average
 from training.pixels import to_pixels, to_tensor
 from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.ranks import Ranks, join_ranks
 from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae
+from training.stopping import Stopped, stop_signals
 from training.texts import has_texts
-from training.vae import VAE
-
-
-class Stopped(TrainError):
-    """The run was asked to stop (SIGTERM or Ctrl-C), wrote a checkpoint and did."""
 
 
 @dataclass(frozen=True)
@@ -119,13 +114,13 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
             load_models(checkpoint, models)
         else:
             take_vae(config, models)
-        cache = _open_latents(config, models["vae"], prepared)
+        cache = open_latents(config, models["vae"], prepared)
         ranks.gather("all have looked at the folder as it was")
         if ranks.leads:
             start_run(folder, config, facts)
         bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins)
         log = RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) if ranks.leads else SilentLog()
-        with log, _stop_signals() as stop:
+        with log, stop_signals() as stop:
             run = Run(config, folder, models, prepared, cache, bins, ranks, audit, log, stop, dict(progress.skipped))
             _introduce(run, facts, progress, total_steps)
             for stage in config.stages[progress.stage :]:
@@ -134,16 +129,6 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
             if run.skipped and ranks.leads:
                 (folder.path / "skipped.json").write_text(json.dumps(run.skipped, indent=2) + "\n")
     return TrainResult(progress.total_steps, time.monotonic() - began, sample, run.skipped)
-
-
-def _open_latents(config: TrainConfig, vae: VAE, prepared: Prepared) -> Cache | None:
-    """The cache of latents, where there is to be one. Raises TrainError where it lacks any that a stage may draw."""
-    if config.data.cache is None:
-        return None
-    cache = Cache(latents_folder(config.data.cache, vae))
-    for stage in config.stages:
-        check_latents(prepared, shapes_of(prepared, config, stage), config.data, cache)
-    return cache
 
 
 def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
@@ -319,23 +304,6 @@ def _note_skipped(run: Run, skipped: Iterable[dict[str, str]]) -> None:
             run.log.say(f"skipped {clip_id} of {reason}")
 
 
-def learning_rate(stage: StageConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine from `learning_rate` to `final_learning_rate` at the last step."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    done = (step - stage.warmup_steps) / max(stage.steps - 1 - stage.warmup_steps, 1)
-    left = (1 + math.cos(math.pi * done)) / 2
-    return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * left
-
-
-@torch.no_grad()
-def update_average(training: Training, decay: float, step: int) -> None:
-    """Move the average toward the model; early steps move it further, so that it forgets the random start."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for mean, weight in zip(training.average.parameters(), training.model.parameters(), strict=True):
-        mean.lerp_(weight, 1 - decay)
-
-
 def _guard(run: Run, loss: float, grad_norm: float, progress: Progress, step: LoadedStep) -> None:
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         kept, ids = run.folder.newest_checkpoint(), ", ".join(clip.clip_id for read in step.batches for clip in read.clips)
@@ -373,22 +341,3 @@ def _write_reconstruction(run: Run, feed: Feed, progress: Progress) -> None:
     again = run.models["vae"].to_video(run.models["vae"].to_latents(video[None]))[0]
     frames = to_pixels(torch.cat([video, again], dim=3))
     write_mp4(run.folder.sample_at(progress.total_steps, "_reconstruction"), frames, clip.fps)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or Ctrl-C into a wish to stop after the step; the second acts at once."""
-    asked: list[int] = []
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def ask(number: int, frame: FrameType | None) -> None:
-        asked.append(number)
-        signal.signal(number, before[number])
-
-    try:
-        for number in before:
-            signal.signal(number, ask)
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

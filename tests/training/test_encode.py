@@ -16,7 +16,7 @@ from tests.video import write_video
 from training.cache import Cache
 from training.config import TrainConfig, TrainError
 from training.data import SkippedClip
-from training.encode import Encoding, open_latents, plan_encoding, run_encoding
+from training.encode import Encoding, begin_cache, plan_encoding, run_encoding
 from training.latents import CachedLatents, check_latents, encode, encoder_digest, latent_key
 from training.pixels import Window, read_windows, window_of
 from training.plan import Prepared, prepare, shapes_of
@@ -62,7 +62,7 @@ def _plan(prepared: Prepared, folder: Path, config: TrainConfig = CONFIG) -> Enc
 
 def test_cached_latents_are_those_encoded_in_training(video: Path, vae: VAE, tmp_path: Path) -> None:
     prepared = _prepared(tmp_path, [_row(video, n) for n in range(3)])
-    folder = open_latents(tmp_path / "cache", vae, "float32")
+    folder = begin_cache(tmp_path / "cache", vae, "float32")
     plan = _plan(prepared, folder)
     assert (plan.wanted, plan.there, sum(job.num_windows for job in plan.jobs)) == (5, 0, 5)  # c0 is as long as its window
     assert [report.failed for report in (run_encoding(job, read_windows) for job in plan.jobs)] == [()]
@@ -78,7 +78,7 @@ def test_cached_latents_are_those_encoded_in_training(video: Path, vae: VAE, tmp
 
 
 def test_clips_that_are_added_cost_only_themselves_and_one_decode_each(video: Path, vae: VAE, tmp_path: Path) -> None:
-    folder = open_latents(tmp_path / "cache", vae, "float16")
+    folder = begin_cache(tmp_path / "cache", vae, "float16")
     reads = []
 
     def read(row: dict, wanted: list) -> list[Tensor]:
@@ -100,7 +100,7 @@ def test_shards_are_cut_alike_whatever_is_there(video: Path, vae: VAE, tmp_path:
     """So a run that was killed leaves the files of one that was not."""
     monkeypatch.setattr("training.encode._MOST_WINDOWS", 4)
     prepared = _prepared(tmp_path, [_row(video, n % 4, clip_id=f"c{n}") for n in range(8)])
-    whole, killed = (open_latents(tmp_path / name, vae, "float32") for name in ("whole", "killed"))
+    whole, killed = (begin_cache(tmp_path / name, vae, "float32") for name in ("whole", "killed"))
     for job in _plan(prepared, whole).jobs:
         run_encoding(job, read_windows)
     jobs = _plan(prepared, killed).jobs
@@ -117,7 +117,7 @@ def test_shards_are_cut_alike_whatever_is_there(video: Path, vae: VAE, tmp_path:
 
 def test_what_cannot_be_read_is_told_skipped_and_tried_again(video: Path, vae: VAE, tmp_path: Path) -> None:
     rows = [_row(video, 0), _row(tmp_path / "later.mp4", 1), _row(video, 2, num_frames=60, end_s=4.0)]  # c2 ends after the source
-    prepared, folder = _prepared(tmp_path, rows), open_latents(tmp_path / "cache", vae, "float32")
+    prepared, folder = _prepared(tmp_path, rows), begin_cache(tmp_path / "cache", vae, "float32")
     (job,) = _plan(prepared, folder).jobs
     failed = run_encoding(job, read_windows).failed
     assert {clip.row["clip_id"]: clip.error.code for clip in failed} == {"c1": FailureCode.NOT_FOUND, "c2": FailureCode.TRUNCATED}
@@ -146,7 +146,7 @@ def test_rows_that_are_never_drawn_are_not_encoded(video: Path, vae: VAE, tmp_pa
     config = TrainConfig(**{**CONFIG.model_dump(), "balance": balance})
     rows = [_row(video, n, codec=codec) for n, codec in enumerate(["h264", "vp9", "h264"])]
     prepared = _prepared(tmp_path, rows, config)
-    plan = _plan(prepared, open_latents(tmp_path / "cache", vae, "float32"), config)
+    plan = _plan(prepared, begin_cache(tmp_path / "cache", vae, "float32"), config)
     assert [clip.row["clip_id"] for job in plan.jobs for clip in job.clips] == ["c0", "c2"]
 
 
@@ -176,7 +176,7 @@ def test_materialized_clips_have_latents_of_their_own(video: Path, tmp_path: Pat
 
 
 def test_another_encoder_finds_nothing_stale(vae: VAE, tmp_path: Path) -> None:
-    folder = open_latents(tmp_path, vae, "float32")
+    folder = begin_cache(tmp_path, vae, "float32")
     digest = encoder_digest(vae)
     with torch.no_grad():
         vae.decoder[0].conv.weight.add_(1)
@@ -184,14 +184,14 @@ def test_another_encoder_finds_nothing_stale(vae: VAE, tmp_path: Path) -> None:
     for change in (lambda: vae.encoder[0].conv.weight[0, 0, 0, 0, 0].add_(1e-6), lambda: vae.latent_std[0].mul_(1.001)):
         with torch.no_grad():
             change()
-        assert open_latents(tmp_path, vae, "float32") != folder and encoder_digest(vae) != digest
+        assert begin_cache(tmp_path, vae, "float32") != folder and encoder_digest(vae) != digest
         digest = encoder_digest(vae)
 
 
 def test_numbers_are_not_mixed_in_one_folder(vae: VAE, tmp_path: Path) -> None:
-    open_latents(tmp_path, vae, "float16")
+    begin_cache(tmp_path, vae, "float16")
     with pytest.raises(TrainError, match="holds latents as float16; say --dtype float16"):
-        open_latents(tmp_path, vae, "float32")
+        begin_cache(tmp_path, vae, "float32")
 
 
 def test_a_reader_that_breaks_down_fails_its_clip_alone(video: Path, vae: VAE, tmp_path: Path) -> None:
@@ -200,6 +200,6 @@ def test_a_reader_that_breaks_down_fails_its_clip_alone(video: Path, vae: VAE, t
             raise MediaError(FailureCode.CRASHED, "the decoder process was killed by SIGSEGV")
         return read_windows(row, wanted)
 
-    folder = open_latents(tmp_path / "cache", vae, "float32")
+    folder = begin_cache(tmp_path / "cache", vae, "float32")
     (job,) = _plan(_prepared(tmp_path, [_row(video, n) for n in range(3)]), folder).jobs
     assert [clip.error.code for clip in run_encoding(job, read).failed] == [FailureCode.CRASHED] and len(Cache(folder)) == 3

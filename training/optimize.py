@@ -1,0 +1,25 @@
+"""How weights move beside the gradient: the learning rate of a step, and the moving average."""
+
+import math
+
+import torch
+
+from training.checkpoint import Training
+from training.config import StageConfig
+
+
+def learning_rate(stage: StageConfig, step: int) -> float:
+    """Linear warm-up, then half a cosine from `learning_rate` to `final_learning_rate` at the last step."""
+    if step < stage.warmup_steps:
+        return stage.learning_rate * (step + 1) / stage.warmup_steps
+    done = (step - stage.warmup_steps) / max(stage.steps - 1 - stage.warmup_steps, 1)
+    left = (1 + math.cos(math.pi * done)) / 2
+    return stage.final_learning_rate + (stage.learning_rate - stage.final_learning_rate) * left
+
+
+@torch.no_grad()
+def update_average(training: Training, decay: float, step: int) -> None:
+    """Move the average toward the model; early steps move it further, so that it forgets the random start."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, weight in zip(training.average.parameters(), training.model.parameters(), strict=True):
+        mean.lerp_(weight, 1 - decay)
