@@ -51,6 +51,11 @@ class Cut:
     shape: Shape
     path: str
 
+    @property
+    def name(self) -> str:
+        """Name of its file, which no other clip and no other settings give."""
+        return Path(self.path).name
+
 
 @dataclass(frozen=True, slots=True)
 class Written:

@@ -6,12 +6,12 @@ Everything here raises `MediaError`, whose code is one of the failure codes.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import av
 import av.error
@@ -23,6 +23,7 @@ from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
+from curation.slices import SliceError, parse_slice
 from schemas.records import FailureCode
 
 # Containers of video files; no playlists, no image sequences, no text, no devices.
@@ -85,17 +86,26 @@ def local_path(uri: str) -> Path | None:
     return None if separator and scheme.isalnum() else Path(uri)
 
 
+def open_bytes(uri: str) -> AbstractContextManager[BinaryIO]:
+    """The bytes behind an address: a local path, an fsspec URL, or a part of a Parquet file. Raises OSError, SliceError, ImportError."""
+    if path := local_path(uri):
+        return path.open("rb")
+    if part := parse_slice(uri):
+        return part.open()  # type: ignore[return-value]  # raw, and read as BinaryIO is
+    return fsspec.open(uri, "rb")
+
+
 @contextmanager
 def open_media(uri: str) -> Iterator[InputContainer]:
-    """Open a local path or fsspec URL for reading. Raises MediaError."""
+    """Open a local path, fsspec URL or address in a Parquet file (`curation.slices`) for reading. Raises MediaError."""
     path = local_path(uri)
     try:
-        with path.open("rb") if path else fsspec.open(uri, "rb") as stream:
+        with open_bytes(uri) as stream:
             head = stream.read(16)
             if not head:
                 raise MediaError(FailureCode.EMPTY, "the file has no bytes")
             stream.seek(0)
-            options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file"}
+            options = {"format_whitelist": CONTAINERS, "protocol_whitelist": "file" if path else ""}
             try:
                 container = av.open(f"file:{path}" if path else stream, "r", container_options=options, metadata_errors="replace")
             except (av.error.FFmpegError, ValueError) as error:
@@ -106,6 +116,8 @@ def open_media(uri: str) -> Iterator[InputContainer]:
         raise MediaError(FailureCode.CORRUPT, _plain(error)) from error
     except FileNotFoundError as error:
         raise MediaError(FailureCode.NOT_FOUND, "there is no such file") from error
+    except SliceError as error:
+        raise MediaError(error.code, error.message) from error
     except (OSError, ImportError) as error:
         raise MediaError(FailureCode.UNREADABLE, _plain(error)) from error
 

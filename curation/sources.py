@@ -15,7 +15,8 @@ import pyarrow.json as pajson
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
 
-from curation.frames import MediaError, local_path
+from curation.frames import MediaError, local_path, open_bytes
+from curation.slices import SliceError, parse_slice
 from schemas.ids import duplicate_id, unreadable_id, video_id
 from schemas.records import FailureCode
 
@@ -83,9 +84,13 @@ def find(names: Iterable[str]) -> Listing:
 def _expand(name: str) -> Iterator[Found | None]:
     """Videos behind one name; None for each file that is not one by its extension."""
     try:
+        if part := parse_slice(name):
+            part.open().close()
+            yield Found(name)
+            return
         path = local_path(name)
         yield from _expand_local(path) if path else _expand_remote(name)
-    except (OSError, ImportError, ValueError) as error:
+    except (OSError, ImportError, ValueError, SliceError) as error:
         if isinstance(error, SourceError):
             raise
         raise SourceError(f"cannot list {name}: {error}") from error
@@ -153,11 +158,12 @@ def identify(found: Found, known: Mapping[str, tuple[str, str]] | None = None) -
         fingerprint, size = info["fingerprint"], info["size"]
         if known and found.uri in known and known[found.uri][0] == fingerprint:
             return Source(found.uri, known[found.uri][1], size, fingerprint, found.extra)
-        path = local_path(found.uri)
-        with path.open("rb") if path else fsspec.open(found.uri, "rb") as stream:
+        with open_bytes(found.uri) as stream:
             return Source(found.uri, video_id(stream), size, fingerprint, found.extra)
     except FileNotFoundError:
         problem = FailureCode.NOT_FOUND, "there is no such file"
+    except SliceError as error:
+        problem = error.code, error.message
     except (OSError, ImportError, ValueError) as error:
         problem = FailureCode.UNREADABLE, str(getattr(error, "strerror", None) or error)
     return Source(found.uri, unreadable_id(found.uri), extra=found.extra, problem=problem)
@@ -175,11 +181,12 @@ def check_content(uri: str, content_id: str, fingerprint: str) -> None:
 
 
 def _stat(uri: str) -> dict[str, Any]:
-    if path := local_path(uri):
+    part = parse_slice(uri)
+    if path := part.path if part else local_path(uri):
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError("not a regular file")
-        return {"size": status.st_size, "fingerprint": f"{status.st_size}-{status.st_mtime_ns}"}
+        return {"size": part.num_bytes if part else status.st_size, "fingerprint": f"{status.st_size}-{status.st_mtime_ns}"}
     filesystem, name = url_to_fs(uri)
     info = filesystem.info(name)
     state = next((str(info[key]) for key in ("ETag", "etag", "LastModified", "mtime", "created") if info.get(key)), "")
