@@ -12,6 +12,7 @@ from zlib import crc32
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
+from training.config import TrainError
 from training.data import ClipSource, Order, Read, Wanted
 from training.packing import Planner, PlanState
 from training.ranks import Ranks
@@ -52,7 +53,10 @@ class _Reader(Dataset[LoadedStep]):
 
 
 def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks, workers: int) -> Iterator[LoadedStep]:
-    """The steps of a plan without end, read by so many processes, or by this one for 0. Close it to end them."""
+    """The steps of a plan without end, read by so many processes, or by this one for 0. Close it to end them.
+
+    Raises TrainError where one of the processes dies.
+    """
     reader, parts = _Reader(source), _parts(planner, order, ranks)
     if workers == 0:
         yield from map(reader.__getitem__, parts)
@@ -71,7 +75,13 @@ def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks,
         collate_fn=_as_it_is,
         worker_init_fn=_one_thread,
     )
-    yield from loader
+    try:
+        yield from loader
+    except (EOFError, ConnectionError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):  # what a worker raised, not its death
+            raise
+        died = f"a process that reads ahead died ({error or 'while it handed over a clip'})"
+        raise TrainError(f"{died}; continue with --resume, perhaps with fewer data.workers") from error
 
 
 def _parts(planner: Planner, order: Order, ranks: Ranks) -> Iterator[StepPart]:
