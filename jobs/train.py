@@ -26,7 +26,7 @@ def train(
 
         reelmill train my.yaml --manifest dogs.parquet --out runs/dogs --resume
     """
-    _share_the_cores()
+    share_the_cores()
     from training.train import train as run_training
 
     result = run_training(config, manifest, out, resume)
@@ -61,14 +61,14 @@ def sample(
         wanted["width"], wanted["height"] = _size(size)
     if tag:
         wanted["tags"] = dict(map(_tag, tag))
-    _share_the_cores()
+    share_the_cores()
     from training.generate import sample_run
 
     settings = sample_run(run, out, {name: value for name, value in wanted.items() if value is not None})
     typer.echo(f"{settings.num_frames} frames of {settings.width}x{settings.height}, seed {settings.seed}: {out}")
 
 
-def _share_the_cores() -> None:
+def share_the_cores() -> None:
     """Let OpenMP threads sleep while they wait; must be set before torch is loaded.
 
     On a machine that does something else besides, two threads that spin were measured 6 times slower than one.

@@ -235,7 +235,8 @@ def _per_token(values: Tensor, lengths: Sequence[int] | None) -> Tensor:
     """Values [S, width] per clip, for x [S, L, width], or for the row [1, L, width] in which clips of `lengths` stand."""
     if lengths is None:
         return values.unsqueeze(1)
-    return values.repeat_interleave(torch.tensor(lengths, device=values.device), dim=0).unsqueeze(0)
+    repeats = torch.tensor(lengths, device=values.device)
+    return values.repeat_interleave(repeats, dim=0, output_size=sum(lengths)).unsqueeze(0)
 
 
 def _to_tokens(x: Tensor, patch: int) -> Tensor:

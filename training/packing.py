@@ -113,6 +113,12 @@ class PackPlanner:
         return taken
 
 
+def make_planner(batching: str, loads: Loads, rows_of: RowsOf, state: PlanState) -> Planner:
+    """What plans steps that are "bucketed" or "packed", from `state` on."""
+    make = BucketPlanner if batching == "bucketed" else PackPlanner
+    return make(loads, rows_of, state)
+
+
 def fill(sizes: Sequence[int], budget: int) -> list[int]:
     """Which sizes to take, ascending: the first, and of the others those that come nearest to `budget` without passing it.
 

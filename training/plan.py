@@ -12,12 +12,14 @@ from schemas.manifest import Manifest
 from training.balance import Balance, plan_balance
 from training.balance_report import BalanceReport
 from training.config import StageConfig, TrainConfig, TrainError
-from training.packing import BucketPlanner, Loads, PackPlanner, Planner, PlanState
+from training.fullness import Batching, find_fuller
+from training.packing import Loads, Planner, PlanState, make_planner
 from training.sampler import Sampler, make_sampler
 from training.shapes import Shapes, elongated, plan_shapes, token_of
 from training.texts import has_texts
 
 MOST_DRAWS = 500_000  # of a stage that are planned; what comes after is taken to go on likewise
+_PROBES = 4  # batches of a stage whose cost is looked at
 
 
 @dataclass(frozen=True)
@@ -32,36 +34,79 @@ class Prepared:
 
 
 @dataclass(frozen=True)
+class ShapePlan:
+    """One shape of a stage, of `width` x `height` pixels and `frames`: `clips` of the manifest, `samples` of the planned steps.
+
+    `token_share` is its part of the tokens of these. A bucketed batch holds `clips_per_batch` and `fill` of its `max_tokens`;
+    a packed one mixes shapes, and so both are None.
+    """
+
+    width: int
+    height: int
+    frames: int
+    tokens: int
+    clips: int
+    samples: int
+    token_share: float
+    clips_per_batch: int | None
+    fill: float | None
+
+
+@dataclass(frozen=True)
 class StagePlan:
     """One stage. `useful_share` is the part of `max_tokens` of its batches that holds tokens; there is no other padding.
 
     `carried` samples are drawn and in no step at its end: the next stage begins with them. `planned_steps` is how many steps
-    these figures are of, where a stage is too long to be planned to its end.
+    these figures are of, where a stage is too long to be planned to its end. `fuller` is another batching: of packed batches
+    under 98 % the nearest larger budget that fills them, of bucketed ones of a dit the same budget packed.
     """
 
     name: str
     model: str
     batching: str
+    max_tokens: int
+    micro_batches: int
     steps: int
     planned_steps: int
     samples: int
     epochs: float
     tokens: int
-    shapes: int
     useful_share: float
+    fuller: Batching | None
     carried: int
     clips_seen: int
+    shapes: tuple[ShapePlan, ...]  # the one with most tokens first
 
 
 @dataclass(frozen=True)
 class RunPlan:
-    """A whole run."""
+    """A whole run. `repeats` is how many clips the first epoch shows how often: 0 are those it leaves for another."""
 
     clips: int
     left_out: dict[str, int]  # reason -> clips
     has_captions: bool
     balance: BalanceReport
+    repeats: dict[int, int]  # times -> clips
     stages: tuple[StagePlan, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedStage:
+    """A stage with what its cost can be told from: the shapes of the rows, some of its batches evenly spaced, and its largest, as draws."""
+
+    plan: StagePlan
+    shapes: Shapes
+    probes: tuple[tuple[int, ...], ...]
+    largest: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class PlannedRun:
+    """The figures of a run, and what they were made from."""
+
+    plan: RunPlan
+    prepared: Prepared
+    stages: tuple[PlannedStage, ...]
 
 
 def prepare(manifest: Manifest, config: TrainConfig) -> Prepared:
@@ -84,11 +129,11 @@ def shapes_of(prepared: Prepared, config: TrainConfig, stage: StageConfig) -> Sh
 
 def planner_of(shapes: Shapes, stage: StageConfig, sampler: Sampler, state: PlanState) -> Planner:
     """What plans the steps of a stage, from `state` on."""
-    make = BucketPlanner if stage.batching == "bucketed" else PackPlanner
-    return make(Loads(shapes.tokens, shapes.buckets, stage.max_tokens, stage.micro_batches), sampler.rows, state)
+    loads = Loads(shapes.tokens, shapes.buckets, stage.max_tokens, stage.micro_batches)
+    return make_planner(stage.batching, loads, sampler.rows, state)
 
 
-def plan_run(manifest: Manifest, config: TrainConfig) -> RunPlan:
+def plan_run(manifest: Manifest, config: TrainConfig) -> PlannedRun:
     """Everything that a run will see but for clips that turn out to be unreadable. Raises TrainError."""
     prepared = prepare(manifest, config)
     stages, state = [], PlanState()
@@ -96,35 +141,62 @@ def plan_run(manifest: Manifest, config: TrainConfig) -> RunPlan:
         planned, state = _plan_stage(prepared, config, stage, state)
         stages.append(planned)
     left_out = {"too elongated": prepared.num_left_out} if prepared.num_left_out else {}
-    has_captions = has_texts(prepared.rows, config.data.caption_lengths)
-    return RunPlan(manifest.rows.num_rows, left_out, has_captions, prepared.balance.report, tuple(stages))
+    plan = RunPlan(
+        clips=manifest.rows.num_rows,
+        left_out=left_out,
+        has_captions=has_texts(prepared.rows, config.data.caption_lengths),
+        balance=prepared.balance.report,
+        repeats={int(times): int(clips) for times, clips in zip(*np.unique(prepared.sampler.counts(0), return_counts=True), strict=True)},
+        stages=tuple(stage.plan for stage in stages),
+    )
+    return PlannedRun(plan, prepared, tuple(stages))
 
 
-def _plan_stage(prepared: Prepared, config: TrainConfig, stage: StageConfig, state: PlanState) -> tuple[StagePlan, PlanState]:
-    shapes = shapes_of(prepared, config, stage)
-    planner, sampler = planner_of(shapes, stage, prepared.sampler, state), prepared.sampler
-    seen, samples, tokens, steps = np.zeros(prepared.rows.num_rows, bool), 0, 0, 0
-    while steps < stage.steps and samples < MOST_DRAWS:
-        rows = np.concatenate([[sampler.rows(k, 1)[0] for k in batch] for batch in planner.step().batches]).astype(np.int64)
-        seen[rows] = True
-        samples, tokens, steps = samples + len(rows), tokens + int(shapes.tokens[rows].sum()), steps + 1
-    longer = stage.steps / steps
-    useful = tokens / (steps * stage.micro_batches * stage.max_tokens)
+def _plan_stage(prepared: Prepared, config: TrainConfig, stage: StageConfig, state: PlanState) -> tuple[PlannedStage, PlanState]:
+    shapes, sampler = shapes_of(prepared, config, stage), prepared.sampler
+    planner, batches, samples = planner_of(shapes, stage, sampler, state), [], 0
+    while len(batches) < stage.steps * stage.micro_batches and samples < MOST_DRAWS:
+        batches += planner.step().batches
+        samples += sum(map(len, batches[-stage.micro_batches :]))
+    of_batch = [np.array([sampler.rows(k, 1)[0] for k in batch]) for batch in batches]
+    rows = np.concatenate(of_batch)
+    steps, tokens = len(batches) // stage.micro_batches, int(shapes.tokens[rows].sum())
+    longer, useful = stage.steps / steps, tokens / (len(batches) * stage.max_tokens)
     planned = StagePlan(
         name=stage.name,
         model=stage.model,
         batching=stage.batching,
+        max_tokens=stage.max_tokens,
+        micro_batches=stage.micro_batches,
         steps=stage.steps,
         planned_steps=steps,
         samples=round(samples * longer),
         epochs=samples * longer / sampler.epoch_length,
         tokens=round(tokens * longer),
-        shapes=len(np.unique(shapes.buckets)),
         useful_share=useful,
+        fuller=find_fuller(stage, shapes, sampler.rows, state, useful),
         carried=len(planner.state.carried),
-        clips_seen=int(seen.sum()),
+        clips_seen=len(np.unique(rows)),
+        shapes=_shape_plans(shapes, stage, rows),
     )
-    return planned, planner.state
+    largest = max(range(len(batches)), key=lambda i: (shapes.tokens[of_batch[i]].sum(), len(batches[i])))
+    probes = np.unique(np.linspace(0, len(batches) - 1, _PROBES).round().astype(int))
+    return PlannedStage(planned, shapes, tuple(batches[i] for i in probes), batches[largest]), planner.state
+
+
+def _shape_plans(shapes: Shapes, stage: StageConfig, rows: np.ndarray) -> tuple[ShapePlan, ...]:
+    """Every shape of the manifest, and what the draws of `rows` hold of it."""
+    _, first = np.unique(shapes.buckets, return_index=True)
+    clips, samples = (np.bincount(buckets, minlength=len(first)) for buckets in (shapes.buckets, shapes.buckets[rows]))
+    tokens = shapes.tokens[first]
+    amounts = samples * tokens
+    plans = []
+    for i in np.argsort(-amounts, kind="stable"):
+        shape, size = shapes.of(int(first[i])), stage.max_tokens // int(tokens[i]) if stage.batching == "bucketed" else None
+        fill = None if size is None else size * int(tokens[i]) / stage.max_tokens
+        share, counts = float(amounts[i] / amounts.sum()), (int(tokens[i]), int(clips[i]), int(samples[i]))
+        plans.append(ShapePlan(shape.width, shape.height, shape.frames, *counts, share, size, fill))
+    return tuple(plans)
 
 
 def _tokens(rows: pa.Table, config: TrainConfig) -> np.ndarray | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from typing import Any
 
 import pyarrow as pa
@@ -13,6 +12,7 @@ from labeling.overview import overview
 from labeling.query import FunnelStep, QueryError, funnel, parse_predicate, run_query
 from labeling.report.charts import histogram_svg
 from labeling.report.sheets import FACT_COLUMNS, Sheet, clock, contact_sheets
+from labeling.report.templates import environment, hours, number, size, style
 from labeling.statistics import Summary, histogram, summarize
 from schemas.manifest import Manifest
 from schemas.tables import FAILURES
@@ -153,22 +153,6 @@ def report_of_manifest(name: str, manifest: Manifest, dataset: Dataset | None = 
     return _render(page)
 
 
-def hours(value: float) -> str:
-    """A length of time in the unit that reads best."""
-    if value >= 1:
-        return f"{value:,.1f} h"
-    return f"{60 * value:.1f} min" if value >= 1 / 60 else f"{3600 * value:.1f} s"
-
-
-def size(count: float) -> str:
-    """A number of bytes in the unit that reads best."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.3g} {unit}"
-        count /= 1000
-    return f"{count:,.1f} TB"
-
-
 def _default_predicate(catalog: Catalog) -> str:
     terms = []
     for term in DEFAULT_TERMS:
@@ -199,6 +183,12 @@ def _sections(rows: pa.Table, tags: Sequence[TagSpec]) -> list[Section]:
     return [section for section in [Section("clips", clip_cards), *tagged] if section.cards]
 
 
+def card_of(values: pa.ChunkedArray, name: str) -> Card:
+    """The card of one column, with what is known of its tag if it is one of ours."""
+    known = next((tag for tag in TAGS if tag.name == name), None)
+    return _tag_card(values, known) if known else _card(values, name, "", "")
+
+
 def _tag_card(values: pa.ChunkedArray, tag: TagSpec) -> Card:
     wanted = {"high": " · higher is better", "low": " · lower is better", "none": ""}[tag.better]
     return _card(values, tag.name, tag.unit, f"{tag.method} (version {tag.version}){wanted}")
@@ -223,14 +213,6 @@ def _bars(summary: Summary) -> list[Bar]:
     return [*shown, Bar(f"{len(counted) - _MOST_BARS} others", rest, rest / summary.count)] if rest else shown
 
 
-def number(value: float) -> str:
-    """A number with as many digits as the eye needs."""
-    if abs(value) >= 1000:
-        return f"{value:,.0f}"
-    digits = "0e" if 0 < abs(value) < 0.001 else "2g" if abs(value) < 0.01 else "3g"
-    return f"{value:.{digits}}"
-
-
 def _listed(counts: Mapping[str, int]) -> str:
     return " · ".join(f"{count:,} {name}" for name, count in counts.items())
 
@@ -250,10 +232,4 @@ def _run(run: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _render(page: Page) -> str:
-    from jinja2 import Environment, StrictUndefined
-
-    room = files("labeling.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["hours"] = hours
-    template = environment.from_string((room / "page.html").read_text("utf-8"))
-    return template.render(page=page, style=(room / "style.css").read_text("utf-8"))
+    return environment().get_template("page.html").render(page=page, style=style())
