@@ -4,12 +4,19 @@ Only reading is spread out. Which draws make a step is planned in one place, and
 after it, so that a run resumes at the step it took last, not at the one read last.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from itertools import repeat
+from queue import Full, Queue
+from threading import Event, Thread
 from typing import Any
 from zlib import crc32
 
 import numpy as np
+import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainError
@@ -17,6 +24,7 @@ from training.data import ClipSource, Order, Read, Wanted
 from training.packing import Planner, PlanState
 from training.ranks import Ranks
 
+_ALIGN = 16  # bytes, of the largest number there may be
 _AHEAD = 2  # steps that each worker reads before they are asked for
 
 
@@ -52,6 +60,38 @@ class _Reader(Dataset[LoadedStep]):
         return LoadedStep(part, tuple(map(self._source.read, part.wanted)))
 
 
+@dataclass(frozen=True)
+class _Sent:
+    """A step on its way between processes: without contents, which lie end to end in one tensor, since each that is sent costs a
+    millisecond. `places` are where each begins, its type and its shape."""
+
+    step: LoadedStep
+    contents: Tensor
+    places: tuple[tuple[int, torch.dtype, torch.Size], ...]
+
+
+def _send(step: LoadedStep) -> _Sent:
+    contents = [clip.content for read in step.batches for clip in read.clips]
+    starts = np.cumsum([0, *(-(-content.nbytes // _ALIGN) * _ALIGN for content in contents)]).tolist()
+    joined = torch.empty(starts[-1], dtype=torch.uint8)
+    for content, start in zip(contents, starts, strict=False):
+        joined[start : start + content.nbytes] = content.contiguous().view(-1).view(torch.uint8)
+    places = tuple((start, content.dtype, content.shape) for content, start in zip(contents, starts, strict=False))
+    return _Sent(_with_contents(step, repeat(torch.empty(0))), joined, places)
+
+
+def _receive(sent: _Sent) -> LoadedStep:
+    ends = (start + shape.numel() * dtype.itemsize for start, dtype, shape in sent.places)
+    parts = zip(sent.places, ends, strict=True)
+    return _with_contents(sent.step, (sent.contents[start:end].view(dtype).view(shape) for (start, dtype, shape), end in parts))
+
+
+def _with_contents(step: LoadedStep, contents: Iterable[Tensor]) -> LoadedStep:
+    left = iter(contents)
+    batches = (replace(read, clips=tuple(replace(clip, content=next(left)) for clip in read.clips)) for read in step.batches)
+    return replace(step, batches=tuple(batches))
+
+
 def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks, workers: int) -> Iterator[LoadedStep]:
     """The steps of a plan without end, read by so many processes, or by this one for 0. Close it to end them.
 
@@ -60,7 +100,11 @@ def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks,
     reader, parts = _Reader(source), _parts(planner, order, ranks)
     if workers == 0:
         yield from map(reader.__getitem__, parts)
-        return
+    else:
+        yield from _in_thread(_spread(reader, parts, workers))
+
+
+def _spread(reader: _Reader, parts: Iterator[StepPart], workers: int) -> Generator[LoadedStep]:
     import multiprocessing
 
     context = multiprocessing.get_context("forkserver")  # forks of a process without threads, which has the imports done
@@ -72,16 +116,51 @@ def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks,
         num_workers=workers,
         prefetch_factor=_AHEAD,
         multiprocessing_context=context,
-        collate_fn=_as_it_is,
+        collate_fn=_send,
         worker_init_fn=_one_thread,
     )
     try:
-        yield from loader
+        yield from map(_receive, loader)
     except (EOFError, ConnectionError, RuntimeError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):  # what a worker raised, not its death
             raise
         died = f"a process that reads ahead died ({error or 'while it handed over a clip'})"
         raise TrainError(f"{died}; continue with --resume, perhaps with fewer data.workers") from error
+
+
+def _in_thread(steps: Generator[LoadedStep]) -> Iterator[LoadedStep]:
+    """The same steps, taken in a thread of their own: planning, receiving, and giving back their memory all take milliseconds."""
+    queue, stop = Queue[LoadedStep | BaseException](1), Event()
+
+    def put(item: LoadedStep | BaseException) -> None:
+        while not stop.is_set():
+            with suppress(Full):
+                queue.put(item, timeout=0.1)
+                return
+
+    def take() -> None:
+        held = deque[LoadedStep](maxlen=4)  # until nobody else does: it is here that their memory is given back
+        try:
+            while not stop.is_set():
+                held.append(next(steps))
+                put(held[-1])
+        except BaseException as error:
+            put(error)
+        finally:
+            steps.close()
+
+    thread = Thread(target=take, name="loader", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item = queue.get()
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+            del item
+    finally:
+        stop.set()
+        thread.join()
 
 
 def _parts(planner: Planner, order: Order, ranks: Ranks) -> Iterator[StepPart]:
@@ -91,10 +170,6 @@ def _parts(planner: Planner, order: Order, ranks: Ranks) -> Iterator[StepPart]:
         mine = step.of_rank(ranks.rank, ranks.count)
         wanted = tuple(tuple(map(order.wanted, batch)) for batch in mine)
         yield StepPart(wanted, ranks.rank * len(mine), len(draws), crc32(np.array(draws, "<i8")), planner.state)
-
-
-def _as_it_is(step: LoadedStep) -> LoadedStep:
-    return step
 
 
 def _one_thread(worker: int) -> None:

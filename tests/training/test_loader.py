@@ -1,5 +1,6 @@
 """Reading ahead: whoever reads, the steps are those that were planned, and each says where the plan stands after it."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -93,8 +94,10 @@ def test_a_worker_that_dies_is_told_and_workers_end_with_their_loader(rows: pa.T
     steps = _steps(rows, False, 2)
     next(steps)
     (server,) = [child for child in psutil.Process().children() if len(child.children()) == 2]
-    os.kill(server.children()[0].pid, signal.SIGKILL)
+    workers = server.children()
+    os.kill(workers[0].pid, signal.SIGKILL)
     with pytest.raises(TrainError, match="a process that reads ahead died .*continue with --resume"):
         list(islice(steps, 50))
     steps.close()
-    assert not server.children()
+    gc.collect()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
