@@ -1,8 +1,8 @@
-"""`reelmill encode`: the latents of a manifest's clips, once and for all."""
+"""`reelmill encode`: the latents of a manifest's clips and the features of their texts, once and for all."""
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from schemas.records import Failure
-    from training.encode import EncodeJob, EncodeReport, FailedClip
+    from training.config import TrainConfig
+    from training.encode import DTypeName, EncodeJob, EncodeReport, FailedClip
+    from training.encode_texts import TextJob
     from training.pixels import Window
+    from training.plan import Prepared
     from training.shapes import Shape
 
 _FAILURES = "failures.parquet"
@@ -43,11 +46,12 @@ def encode(
     timeout_s: Annotated[float, typer.Option(min=0.1, help="Longest time that decoding one clip may take.")] = 600.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run record as JSON on stdout.")] = False,
 ) -> None:
-    """Encode every window that a run may draw into a cache of latents, so that training decodes nothing.
+    """Encode every window that a run may draw into a cache of latents, so that training decodes nothing; and every text.
 
     A latent is kept under a key made of all that decides it: the clip, its crop, size, rate and window, and the encoder, whose
     digest names the folder. So clips that are added cost only themselves, several manifests and stages share one cache, and
-    another encoder finds nothing there that is not its own. Shards appear whole or not at all: the command can be killed at any
+    another encoder finds nothing there that is not its own. Likewise the features of texts, the run's own prompt among them,
+    where the config names a frozen encoder (text.encoder). Shards appear whole or not at all: the command can be killed at any
     moment and started again. What could not be read is in OUT/failures.parquet, is skipped in training, and is tried again here.
 
     Exit status: 0 done; 1 the job could not run; 2 wrong usage; 3 done, with clips in failures.parquet.
@@ -82,27 +86,54 @@ def encode(
     dataset = Dataset(str(out))
     with dataset.lock():
         folder = begin_cache(out.absolute(), models["vae"], dtype.value)
-        for left in folder.glob(".part-*"):  # of a killed run
-            left.unlink()
-        recorder = RunRecorder("encode", manifest=manifest, digest=source.digest, engine=engine, workers=workers, cache=folder, dtype=dtype)
-        plan = plan_encoding(prepare(source, settings), settings, stages, folder, dtype.value)
+        _clean(folder)
+        inputs = {"manifest": manifest, "digest": source.digest, "engine": engine, "workers": workers, "cache": folder, "dtype": dtype}
+        recorder, prepared = RunRecorder("encode", **inputs), prepare(source, settings)
+        map_jobs = engine_for(engine, workers, address).map
+        texts = _encode_texts(prepared, settings, out.absolute(), dtype.value, map_jobs)  # first, since they take less time
+        plan = plan_encoding(prepared, settings, stages, folder, dtype.value)
         pending = plan.wanted - plan.there
         say(f"{plan.wanted:,} windows of {source.rows.num_rows:,} clips, {plan.there:,} already there, {pending:,} to encode")
         failures: list[Failure] = []
         run = partial(_run, limit_s=timeout_s)
-        for report in track(engine_for(engine, workers, address).map(run, plan.jobs), pending, "windows", lambda r: r.windows):
+        for report in track(map_jobs(run, plan.jobs), pending, "windows", lambda r: r.windows):
             failures += map(_failure, report.failed)
         write_failures(out / _FAILURES, failures)
         codes = dict(sorted(Counter(str(failure.code) for failure in failures).items()))
-        size = sum(path.stat().st_size for path in folder.glob("part-*"))
-        record = recorder.finish(windows=plan.wanted, already_there=plan.there, bytes=size, failures=codes)
-        if plan.jobs:
+        outcome = {"windows": plan.wanted, "already_there": plan.there, "bytes": _size(folder), "failures": codes}
+        record = recorder.finish(**outcome, **({"texts": texts} if texts else {}))
+        if plan.jobs or (texts and texts["already_there"] < texts["wanted"]):
             dataset.write_run(record["run_id"], record)
     if as_json:
         print(json.dumps(record, indent=1))
     _summarize(record, failures, folder, out)
     if failures:
         raise typer.Exit(FAILURES_RECORDED)
+
+
+def _encode_texts(
+    prepared: "Prepared", config: "TrainConfig", out: Path, dtype: "DTypeName", map_jobs: "Callable[..., Iterator[int]]"
+) -> dict[str, Any] | None:
+    """What came of the texts, where a frozen encoder is to read them."""
+    from jobs.progress import track
+    from training.encode_texts import begin_text_cache, plan_texts
+    from training.text_features import open_text_encoder
+
+    encoder = open_text_encoder(config)
+    if encoder is None:
+        return None
+    folder = begin_text_cache(out, encoder, dtype)
+    _clean(folder)
+    plan = plan_texts(prepared, config, encoder, folder, dtype)
+    pending = plan.wanted - plan.there
+    say(f"{plan.wanted:,} texts, {plan.there:,} already there, {pending:,} to encode")
+    deque(track(map_jobs(_run_texts, plan.jobs), pending, "texts", lambda made: made), maxlen=0)
+    return {"wanted": plan.wanted, "already_there": plan.there, "bytes": _size(folder), "cache": str(folder)}
+
+
+def _clean(folder: Path) -> None:
+    for left in folder.glob(".part-*"):  # of a killed run
+        left.unlink()
 
 
 def _run(job: "EncodeJob", limit_s: float) -> "EncodeReport":
@@ -112,6 +143,19 @@ def _run(job: "EncodeJob", limit_s: float) -> "EncodeReport":
 
     torch.set_num_threads(1)  # a shard a core; and so the number of workers cannot change how sums are rounded
     return run_encoding(job, partial(_read, limit_s=limit_s))
+
+
+def _run_texts(job: "TextJob") -> int:
+    import torch
+
+    from training.encode_texts import run_texts
+
+    torch.set_num_threads(1)  # as above
+    return run_texts(job)
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("part-*"))
 
 
 def _read(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]", limit_s: float) -> "list[Tensor]":
@@ -170,5 +214,7 @@ def _failure(failed: "FailedClip") -> "Failure":
 def _summarize(record: dict[str, Any], failures: "Sequence[Failure]", folder: Path, out: Path) -> None:
     say_failures(failures)
     say(f"{record['windows']:,} windows, {record['bytes'] / 1e9:.3g} GB in {record['seconds']:.1f} s: {folder}")
+    if texts := record.get("texts"):
+        say(f"{texts['wanted']:,} texts, {texts['bytes'] / 1e9:.3g} GB: {texts['cache']}")
     if failures:
         say(f"{len(failures):,} clips could not be encoded and are in {out / _FAILURES}: {by_code(record['failures'])}")

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-_MAY_CHANGE = ("data.workers", "data.memory_mb", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")  # on resuming
+# On resuming. A text encoder may have moved: it is known by its digest.
+_MAY_CHANGE = ("data.workers", "data.memory_mb", "text.encoder", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")
 PRESETS = Path(__file__).parent / "presets"
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -53,7 +54,7 @@ class DataConfig(_Strict):
     # Weight of each column as the text of a draw, among those not null; with a mix of captions, after a captioner was drawn.
     caption_lengths: dict[str, Positive] = {"caption_short": 1.0, "caption_medium": 1.0, "caption_dense": 2.0}
     condition_tags: tuple[str, ...] = ()  # numeric tags told to the dit, each as one of dit.tag_bins bins of equal frequency
-    cache: str | None = None  # a folder that `reelmill encode` filled: nothing is decoded, and no clip encoded, in training
+    cache: str | None = None  # a folder that `reelmill encode` filled: nothing is decoded, and no clip or text encoded, in training
     memory_mb: NotNegative = 512.0  # decoded windows kept in memory
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read ahead, on each rank; 0 reads in the trainer itself
 
@@ -194,6 +195,13 @@ class VAEConfig(_Strict):
         return self
 
 
+class TextConfig(_Strict):
+    """What reads the texts for the dit."""
+
+    encoder: str | None = None  # the folder of a transformers text encoder, which stays as it is; none: one over bytes, trained along
+    max_tokens: Annotated[int, Field(ge=8)] = 128  # of a text, for the encoder of a folder; more are cut
+
+
 class DiTConfig(_Strict):
     """The diffusion transformer and how it is conditioned."""
 
@@ -203,7 +211,7 @@ class DiTConfig(_Strict):
     patch: PositiveInt = 1  # latent cells a side in one token
     rope_theta: Positive = 100.0  # small, because tiny grids have few positions
     text_width: PositiveInt = 64
-    text_depth: PositiveInt = 1
+    text_depth: PositiveInt = 1  # this and the next are of the encoder over bytes
     max_text_bytes: PositiveInt = 128
     text_dropout: Share = 0.1
     tag_dropout: Share = 0.1
@@ -269,6 +277,7 @@ class TrainConfig(_Strict):
     data: DataConfig = DataConfig()
     balance: BalanceConfig | None = None
     vae: VAEConfig = VAEConfig()
+    text: TextConfig = TextConfig()
     dit: DiTConfig = DiTConfig()
     flow: FlowConfig = FlowConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)

@@ -26,12 +26,13 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 from training.config import TrainConfig, TrainError
 from training.data import Batch
-from training.dit import Conditions
+from training.dit import Conditions, TextFeatures
 from training.flow import point_on_path
 from training.losses import Noisy, velocity_loss
 from training.plan import PlannedRun, PlannedStage, ShapePlan
 from training.runs import make_models
 from training.shapes import Shape
+from training.text_features import open_text_encoder
 from training.texts import choose_text
 from training.vae import VAE, vae_loss
 
@@ -110,7 +111,9 @@ def make_batch(run: PlannedRun, stage: PlannedStage, config: TrainConfig, draws:
     ]
     x = tuple(torch.randn(_pixels(shape) if stage.plan.model == "vae" else _latents(shape, config)) for shape in shapes)
     latent_fps = torch.tensor([shape.fps / config.vae.time_factor for shape in shapes], dtype=torch.float32)
-    return Batch(x, Conditions(tuple(texts), latent_fps, torch.zeros(len(x), len(config.data.condition_tags), dtype=torch.int64)))
+    tags = torch.zeros(len(x), len(config.data.condition_tags), dtype=torch.int64)
+    features = _features(config, len(x)) if stage.plan.model == "dit" else None
+    return Batch(x, Conditions(tuple(texts), latent_fps, tags, features))
 
 
 def make_pixels(run: PlannedRun, stage: PlannedStage, draws: Sequence[int]) -> tuple[Tensor, ...]:
@@ -225,6 +228,15 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
     points = [point_on_path(x[None], torch.randn_like(x)[None], at) for x, at in zip(batch.x, t.split(1), strict=True)]
     x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)
     return velocity_loss(model, Noisy(x_t, t, batch.conditions, velocities)).total
+
+
+def _features(config: TrainConfig, count: int) -> TextFeatures | None:
+    """Random features of as many tokens as texts may have, where a frozen encoder reads them: it alone knows how many there are."""
+    encoder = open_text_encoder(config)
+    if encoder is None:
+        return None
+    features = torch.randn(config.text.max_tokens, encoder.width)
+    return TextFeatures((features,) * count, features)
 
 
 def _pixels(shape: Shape | ShapePlan) -> tuple[int, ...]:

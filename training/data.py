@@ -1,6 +1,6 @@
 """Clips for training: what a draw asks for comes in, a clip with its text goes out. What cannot be read is skipped, with its reason.
 
-Contents are pixels, decoded from the source or from materialized clips, or latents out of a cache.
+Contents are pixels, decoded from the source or from materialized clips, or latents out of a cache, as are features of the texts.
 """
 
 import tempfile
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from curation.frames import MediaError
 from training.config import DataConfig, TrainError
-from training.dit import Conditions
+from training.dit import Conditions, TextFeatures
 from training.pixels import Window, read_windows, window_of
 from training.sampler import Sampler
 from training.shapes import Shape, Shapes
@@ -55,7 +55,10 @@ class Order:
 
 @dataclass(frozen=True)
 class Clip:
-    """One window of a clip: `content` is its pixels, uint8 [T, H, W, 3] RGB, or its latents, float [C, T', H', W']."""
+    """One window of a clip: `content` is its pixels, uint8 [T, H, W, 3] RGB, or its latents, float [C, T', H', W'].
+
+    `features` are those of its text, [L, W], where they are read with it.
+    """
 
     row: int
     clip_id: str
@@ -63,6 +66,7 @@ class Clip:
     content: Tensor
     fps: float
     text: str = ""
+    features: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -145,12 +149,14 @@ class Memory:
 
 
 class ClipSource:
-    """Reads clips of a manifest. May be sent to other processes, whose memories begin empty."""
+    """Reads clips of a manifest, and features of their texts if told where. May be sent to other processes, whose memories begin empty."""
 
-    def __init__(self, rows: pa.Table, config: DataConfig, contents: Contents, memory_mb: float):
+    def __init__(
+        self, rows: pa.Table, config: DataConfig, contents: Contents, memory_mb: float, features: Callable[[str], Tensor] | None = None
+    ):
         texts = [name for name in ("captions", *config.caption_lengths) if name in rows.column_names]
         self._rows, self._config, self._contents = Rows(rows.select([*_NEEDED, *texts])), config, contents
-        self._memory_mb, self._failed = memory_mb, dict[tuple[int, int, Shape], str]()
+        self._features, self._memory_mb, self._failed = features, memory_mb, dict[tuple[int, int, Shape], str]()
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_memory"}
@@ -188,7 +194,8 @@ class ClipSource:
         if place not in self._failed:
             try:
                 clip = self._memory.get(place, lambda: self._clip(row, wanted), lambda clip: clip.content.nbytes)
-                return replace(clip, text=choose_text(row, self._config.caption_lengths, wanted.text_choice))
+                text = choose_text(row, self._config.caption_lengths, wanted.text_choice)
+                return replace(clip, text=text, features=self._features(text) if self._features else None)
             except MediaError as error:
                 self._failed[place] = f"{row['uri']}: {error.code.value}: {error}"
             except SkippedClip as error:
@@ -206,8 +213,21 @@ def nothing_readable(skipped: dict[str, str]) -> TrainError:
     return TrainError(f"no clip of the manifest can be trained on; one of them: {clip_id} of {reason}")
 
 
-def make_batch(clips: Sequence[Clip], x: Callable[[Clip], Tensor], bins: np.ndarray, frames_per_latent: int) -> Batch:
-    """One batch of at least one clip; `x` gives its pixels or latents [C, T, H, W], `bins` [rows, N] its tags."""
+def make_batch(
+    clips: Sequence[Clip],
+    x: Callable[[Clip], Tensor],
+    bins: np.ndarray,
+    frames_per_latent: int,
+    text_features: Callable[[str], Tensor] | None = None,
+) -> Batch:
+    """One batch of at least one clip; `x` gives its pixels or latents [C, T, H, W], `bins` [rows, N] its tags.
+
+    `text_features` is for a dit that reads such: it gives those of texts that do not come with their clips.
+    """
     latent_fps = torch.tensor([clip.fps / frames_per_latent for clip in clips], dtype=torch.float32)
     tags = torch.from_numpy(bins[[clip.row for clip in clips]].astype(np.int64))
-    return Batch(tuple(map(x, clips)), Conditions(tuple(clip.text for clip in clips), latent_fps, tags))
+    features = None
+    if text_features:
+        each = tuple(text_features(clip.text) if clip.features is None else clip.features for clip in clips)
+        features = TextFeatures(each, text_features(""))
+    return Batch(tuple(map(x, clips)), Conditions(tuple(clip.text for clip in clips), latent_fps, tags, features))

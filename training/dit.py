@@ -2,8 +2,9 @@
 
 Full attention over all space-time tokens, after DiT (Peebles & Xie 2023): adaLN-zero modulation by noise level and
 tags, rotary positions (Su et al. 2021) in three dimensions with time in seconds, query-key norm (Dehghani et al. 2023),
-and cross-attention to a byte-level text encoder that is trained along. Clips of different shapes stand end to end in one
-row (NaViT: Dehghani et al. 2023), each with its own noise level and conditions, and attend to nothing but themselves.
+and cross-attention to text: read by a byte-level encoder that is trained along, or given as features of a frozen one. Clips of
+different shapes stand end to end in one row (NaViT: Dehghani et al. 2023), each with its own noise level and conditions, and
+attend to nothing but themselves.
 """
 
 import math
@@ -30,17 +31,43 @@ class TextBytes:
 
 
 @dataclass(frozen=True)
+class TextFeatures:
+    """What a frozen encoder makes of B texts: of `each` its tokens [L, W], and of the `empty` text."""
+
+    each: tuple[Tensor, ...]
+    empty: Tensor
+
+    def without(self, hidden: Sequence[bool]) -> "TextFeatures":
+        """The same with the empty text in place of those hidden."""
+        return TextFeatures(tuple(self.empty if hide else kept for kept, hide in zip(self.each, hidden, strict=True)), self.empty)
+
+
+@dataclass(frozen=True)
 class Conditions:
-    """What the DiT is told of B clips; `latent_fps` [B] is latent frames a second, `tags` int64 [B, N] are bins, 0 if unknown."""
+    """What the DiT is told of B clips; `latent_fps` [B] is latent frames a second, `tags` int64 [B, N] are bins, 0 if unknown.
+
+    `features` are those of the texts, where a frozen encoder reads them.
+    """
 
     texts: tuple[str, ...]
     latent_fps: Tensor
     tags: Tensor
+    features: TextFeatures | None = None
 
     def without(self, text: Tensor, tags: Tensor) -> "Conditions":
         """The same with some hidden: `text` bool [B] and `tags` bool [B, N] are true where the value is dropped."""
-        texts = tuple("" if hide else kept for kept, hide in zip(self.texts, text.tolist(), strict=True))
-        return Conditions(texts, self.latent_fps, self.tags.masked_fill(tags, UNKNOWN))
+        hidden = text.tolist()
+        texts = tuple("" if hide else kept for kept, hide in zip(self.texts, hidden, strict=True))
+        features = self.features and self.features.without(hidden)
+        return Conditions(texts, self.latent_fps, self.tags.masked_fill(tags, UNKNOWN), features)
+
+
+@dataclass(frozen=True)
+class Text:
+    """Texts as blocks attend to them: `features` [B, L, text_width], and `mask` bool [B, L], true where there is text."""
+
+    features: Tensor
+    mask: Tensor
 
 
 def to_bytes(texts: Sequence[str], max_bytes: int) -> TextBytes:
@@ -144,14 +171,31 @@ class TextEncoder(nn.Module):
         )
         self.norm = nn.LayerNorm(width)
 
-    def forward(self, text: TextBytes) -> Tensor:
-        """Ids [B, L] to features [B, L, text_width]."""
+    def forward(self, conditions: Conditions) -> Text:
+        text = to_bytes(conditions.texts, len(self.position) - 1)
         x = self.embedding(text.ids) + self.position[: text.ids.shape[1]]
         for attention_norm, attention, mlp_norm, mlp in self.blocks:
             normed = attention_norm(x)
             x = x + attention(normed, normed, mask=text.mask)
             x = x + mlp(mlp_norm(x))
-        return self.norm(x)
+        return Text(self.norm(x), text.mask)
+
+
+class FeatureMap(nn.Module):
+    """Features of a frozen text encoder, brought to the width that blocks attend to."""
+
+    def __init__(self, feature_width: int, text_width: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(feature_width)
+        self.out = nn.Linear(feature_width, text_width)
+
+    def forward(self, conditions: Conditions) -> Text:
+        if conditions.features is None:
+            raise ValueError("this dit reads texts by the features of a frozen encoder, and was given none")
+        each = conditions.features.each
+        lengths = torch.tensor([len(text) for text in each])
+        padded = nn.utils.rnn.pad_sequence(each, batch_first=True)
+        return Text(self.out(self.norm(padded)), torch.arange(padded.shape[1]) < lengths[:, None])
 
 
 class Block(nn.Module):
@@ -183,9 +227,9 @@ class Block(nn.Module):
 
 
 class DiT(nn.Module):
-    """The whole transformer. `num_tags` is how many tag conditions it takes."""
+    """The whole transformer. `num_tags` is how many tag conditions it takes, `feature_width` that of a frozen text encoder, if any."""
 
-    def __init__(self, config: DiTConfig, latent_channels: int, num_tags: int):
+    def __init__(self, config: DiTConfig, latent_channels: int, num_tags: int, feature_width: int | None = None):
         super().__init__()
         self.config = config
         width, token = config.width, latent_channels * config.patch**2
@@ -194,7 +238,7 @@ class DiT(nn.Module):
         self.tags = nn.ModuleList(nn.Embedding(1 + config.tag_bins, width) for _ in range(num_tags))
         for bins in self.tags:
             nn.init.normal_(bins.weight, std=0.02)
-        self.text = TextEncoder(config)
+        self.text = TextEncoder(config) if feature_width is None else FeatureMap(feature_width, config.text_width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
@@ -213,11 +257,10 @@ class DiT(nn.Module):
         join = torch.stack if lengths is None else lambda parts: torch.cat(parts)[None]
         angles = rotary_angles(join(places), self.config.width // self.config.heads, self.config.rope_theta)
         condition = self.time(sinusoids(t, self.config.width)) + self._tag_condition(conditions.tags)
-        text_bytes = to_bytes(conditions.texts, self.config.max_text_bytes)
-        text = self.text(text_bytes)
+        text = self.text(conditions)
         x = self.embed(join(tokens))
         for block in self.blocks:
-            x = block(x, condition, angles, text, text_bytes.mask, lengths)
+            x = block(x, condition, angles, text.features, text.mask, lengths)
         shift, scale = _per_token(self.modulation(F.silu(condition)), lengths).chunk(2, dim=-1)
         out = self.out(self.norm(x) * (1 + scale) + shift)
         clips = out.unbind() if lengths is None else out[0].split(lengths)

@@ -95,15 +95,21 @@ def begin_cache(cache: Path, vae: VAE, dtype: DTypeName) -> Path:
     """The folder for latents of this encoder, with its weights beside them. Raises TrainError where it holds another dtype."""
     folder = latents_folder(cache, vae)
     facts = {"encoder": encoder_digest(vae), "dtype": dtype, "vae": vae.config.model_dump(mode="json", exclude={"weights"})}
+    return open_folder(folder, facts, {_WEIGHTS: save({name: value.contiguous() for name, value in vae.state_dict().items()})}, "latents")
+
+
+def open_folder(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes], what: str) -> Path:
+    """A folder of a cache, made with these files where it is not there. Raises TrainError where it holds numbers of another `dtype`."""
     try:
         there = json.loads((folder / _FACTS).read_text())
     except FileNotFoundError:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(folder / _WEIGHTS, save({name: value.contiguous() for name, value in vae.state_dict().items()}))
+        for name, content in files.items():
+            _write(folder / name, content)
         _write(folder / _FACTS, json.dumps(facts, indent=1).encode())  # last: with it the folder is one
         return folder
-    if there["dtype"] != dtype:
-        raise TrainError(f"{folder} holds latents as {there['dtype']}; say --dtype {there['dtype']}, or choose another --out")
+    if there["dtype"] != facts["dtype"]:
+        raise TrainError(f"{folder} holds {what} as {there['dtype']}; say --dtype {there['dtype']}, or choose another --out")
     return folder
 
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from training.checkpoint import load_average, load_models, load_progress
 from training.conditions import UNKNOWN, bin_of
 from training.config import TrainConfig, TrainError, load_config, nearest
-from training.dit import Conditions
+from training.dit import Conditions, TextFeatures
 from training.flow import euler, guided
 from training.pixels import to_pixels
-from training.runs import RunFolder, make_models
+from training.runs import RunFolder, make_models, reopen_text_encoder
 from training.shapes import largest, token_of
+from training.text_features import EncodedTexts, TextSource
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,13 @@ def default_settings(config: TrainConfig) -> SampleSettings:
 
 
 @torch.no_grad()
-def generate(vae: nn.Module, dit: nn.Module, config: TrainConfig, settings: SampleSettings) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] of one sample. Raises TrainError where the settings do not fit the models."""
+def generate(
+    vae: nn.Module, dit: nn.Module, config: TrainConfig, settings: SampleSettings, text_features: TextSource | None = None
+) -> np.ndarray:
+    """Frames uint8 [T, H, W, 3] of one sample. Raises TrainError where the settings do not fit the models.
+
+    `text_features` is for a dit that reads such.
+    """
     check_settings(config, settings)
     shape = (
         1,
@@ -57,7 +63,7 @@ def generate(vae: nn.Module, dit: nn.Module, config: TrainConfig, settings: Samp
         settings.width // config.vae.space_factor,
     )
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed))
-    conditions = _conditions(config, settings)
+    conditions = _conditions(config, settings, text_features)
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
         with_condition, without = dit(x_t.expand(2, *shape[1:]).unbind(), t.expand(2), conditions)
@@ -99,11 +105,12 @@ def sample_run(run: Path, out: Path, changes: dict[str, object]) -> SampleSettin
     if checkpoint is None or "dit" not in (*reached, now):
         raise TrainError(f"{run} has no checkpoint of its dit yet; continue it with `reelmill train ... --resume`")
     torch.set_num_threads(config.threads)
-    models = make_models(config)
+    encoder, models = reopen_text_encoder(folder, config), make_models(config)
     load_models(checkpoint, models)
     if now:
         load_average(checkpoint, models[now])
-    write_sample(out, generate(models["vae"], models["dit"], config, settings), settings)
+    text_features = encoder and EncodedTexts(encoder, config.data.memory_mb)
+    write_sample(out, generate(models["vae"], models["dit"], config, settings, text_features), settings)
     return settings
 
 
@@ -133,9 +140,13 @@ def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def _conditions(config: TrainConfig, settings: SampleSettings) -> Conditions:
+def _conditions(config: TrainConfig, settings: SampleSettings, text_features: TextSource | None) -> Conditions:
     """What was asked for, and, second, nothing at all."""
     fps = torch.tensor([settings.fps / config.vae.time_factor]).expand(2)
     quantiles = np.array([settings.tags.get(tag, np.nan) for tag in config.data.condition_tags])
     asked = torch.from_numpy(bin_of(quantiles, config.dit.tag_bins))
-    return Conditions((settings.prompt, ""), fps, torch.stack([asked, torch.full_like(asked, UNKNOWN)]))
+    tags, features = torch.stack([asked, torch.full_like(asked, UNKNOWN)]), None
+    if text_features:
+        prompt, empty = text_features(settings.prompt), text_features("")
+        features = TextFeatures((prompt, empty), empty)
+    return Conditions((settings.prompt, ""), fps, tags, features)

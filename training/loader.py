@@ -5,7 +5,7 @@ after it, so that a run resumes at the step it took last, not at the one read la
 """
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import repeat
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from training.config import TrainError
-from training.data import ClipSource, Order, Read, Wanted
+from training.data import Clip, ClipSource, Order, Read, Wanted
 from training.packing import Planner, PlanState
 from training.ranks import Ranks
 
@@ -62,34 +62,37 @@ class _Reader(Dataset[LoadedStep]):
 
 @dataclass(frozen=True)
 class _Sent:
-    """A step on its way between processes: without contents, which lie end to end in one tensor, since each that is sent costs a
-    millisecond. `places` are where each begins, its type and its shape."""
+    """A step on its way between processes. Its tensors lie end to end in one, since each that is sent costs a millisecond.
+
+    `places` are where each begins, its type and its shape.
+    """
 
     step: LoadedStep
-    contents: Tensor
+    tensors: Tensor
     places: tuple[tuple[int, torch.dtype, torch.Size], ...]
 
 
 def _send(step: LoadedStep) -> _Sent:
-    contents = [clip.content for read in step.batches for clip in read.clips]
-    starts = np.cumsum([0, *(-(-content.nbytes // _ALIGN) * _ALIGN for content in contents)]).tolist()
-    joined = torch.empty(starts[-1], dtype=torch.uint8)
-    for content, start in zip(contents, starts, strict=False):
-        joined[start : start + content.nbytes] = content.contiguous().view(-1).view(torch.uint8)
-    places = tuple((start, content.dtype, content.shape) for content, start in zip(contents, starts, strict=False))
-    return _Sent(_with_contents(step, repeat(torch.empty(0))), joined, places)
+    tensors = [tensor for read in step.batches for clip in read.clips for tensor in (clip.content, clip.features) if tensor is not None]
+    *starts, size = np.cumsum([0, *(-(-tensor.nbytes // _ALIGN) * _ALIGN for tensor in tensors)]).tolist()
+    joined = torch.empty(size, dtype=torch.uint8)
+    for tensor, start in zip(tensors, starts, strict=True):
+        joined[start : start + tensor.nbytes] = tensor.contiguous().view(-1).view(torch.uint8)
+    places = tuple((start, tensor.dtype, tensor.shape) for tensor, start in zip(tensors, starts, strict=True))
+    return _Sent(_with_tensors(step, repeat(torch.empty(0))), joined, places)
 
 
 def _receive(sent: _Sent) -> LoadedStep:
     ends = (start + shape.numel() * dtype.itemsize for start, dtype, shape in sent.places)
     parts = zip(sent.places, ends, strict=True)
-    return _with_contents(sent.step, (sent.contents[start:end].view(dtype).view(shape) for (start, dtype, shape), end in parts))
+    return _with_tensors(sent.step, (sent.tensors[start:end].view(dtype).view(shape) for (start, dtype, shape), end in parts))
 
 
-def _with_contents(step: LoadedStep, contents: Iterable[Tensor]) -> LoadedStep:
-    left = iter(contents)
-    batches = (replace(read, clips=tuple(replace(clip, content=next(left)) for clip in read.clips)) for read in step.batches)
-    return replace(step, batches=tuple(batches))
+def _with_tensors(step: LoadedStep, tensors: Iterator[Tensor]) -> LoadedStep:
+    def clip_with(clip: Clip) -> Clip:
+        return replace(clip, content=next(tensors), features=None if clip.features is None else next(tensors))
+
+    return replace(step, batches=tuple(replace(read, clips=tuple(map(clip_with, read.clips))) for read in step.batches))
 
 
 def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks, workers: int) -> Iterator[LoadedStep]:

@@ -15,6 +15,8 @@ from schemas.manifest import Manifest, ManifestError, read_manifest
 from training.checkpoint import list_checkpoints, load_part, load_progress
 from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
 from training.dit import DiT
+from training.text_encoder import FrozenTextEncoder
+from training.text_features import open_text_encoder
 from training.vae import VAE
 
 _FREE = ("vae.kl_weight", "vae.weights")  # do not change what a vae is
@@ -65,7 +67,10 @@ def load_manifest(path: str | Path) -> Manifest:
 
 
 def check_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
-    """Raises TrainError where a run may not be started or resumed there. `facts` must hold manifest_digest and order_key."""
+    """Raises TrainError where a run may not be started or resumed there.
+
+    `facts` must hold manifest_digest, order_key and text_encoder.
+    """
     out = run.path
     if run.facts.exists():
         _check_same(run, config, facts, resume)
@@ -94,8 +99,28 @@ def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resu
         raise TrainError(f"{run.path} was started from another manifest ({digests}); give that one, or another --out")
     if changed := changed_keys(load_config(run.config), config):
         raise TrainError(f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out")
+    _check_same_encoder(run, began, facts["text_encoder"])
     if began["order_key"] != facts["order_key"]:
         raise TrainError(f"{run.path} draws its clips in another order than this machine or version would; resume it where it was started")
+
+
+def text_facts(encoder: FrozenTextEncoder | None) -> dict[str, str] | None:
+    """What a run records of its text encoder: by its digest it is known, wherever it lies."""
+    return None if encoder is None else {"folder": str(encoder.folder), "digest": encoder.digest}
+
+
+def reopen_text_encoder(run: RunFolder, config: TrainConfig) -> FrozenTextEncoder | None:
+    """The text encoder that a run was started with. Raises TrainError where it is not there any more, or is another."""
+    encoder = open_text_encoder(config)
+    _check_same_encoder(run, json.loads(run.facts.read_text()), text_facts(encoder))
+    return encoder
+
+
+def _check_same_encoder(run: RunFolder, began: dict[str, Any], now: dict[str, str] | None) -> None:
+    had, have = ("none" if facts is None else facts["digest"][:12] for facts in (began.get("text_encoder"), now))
+    if had != have:
+        where = began["text_encoder"]["folder"] if began.get("text_encoder") else "none"
+        raise TrainError(f"{run.path} was started with another text encoder ({where}, digest {had}; this one is {have}); put that one back")
 
 
 def take_vae(config: TrainConfig, models: nn.ModuleDict) -> None:
@@ -117,5 +142,6 @@ def take_vae(config: TrainConfig, models: nn.ModuleDict) -> None:
 def make_models(config: TrainConfig) -> nn.ModuleDict:
     """The models `vae` and `dit` of a configuration, with weights drawn from its seed."""
     torch.manual_seed(config.seed)
-    vae, num_tags = VAE(config.vae), len(config.data.condition_tags)
-    return nn.ModuleDict({"vae": vae, "dit": DiT(config.dit, config.vae.latent_channels, num_tags)})
+    vae, encoder = VAE(config.vae), open_text_encoder(config)
+    num_tags, feature_width = len(config.data.condition_tags), None if encoder is None else encoder.width
+    return nn.ModuleDict({"vae": vae, "dit": DiT(config.dit, config.vae.latent_channels, num_tags, feature_width)})

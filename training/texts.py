@@ -1,6 +1,6 @@
-"""The text of a draw: which captioner's, and in which length, by weights and one number."""
+"""The text of a draw: which captioner's, and in which length, by weights and one number; and all that there may be."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -11,6 +11,7 @@ from training.config import DataConfig, TrainError, nearest
 
 _MIX = "captions"
 _LENGTHS = tuple(DataConfig().caption_lengths)
+_ROWS_AT_ONCE = 10_000
 Item = TypeVar("Item")
 
 
@@ -28,15 +29,30 @@ def choose_text(row: Mapping[str, Any], lengths: Mapping[str, float], choice: fl
     `lengths` maps columns to weights. Only what is not null is chosen from; a column that the mix does not hold is the
     row's own whichever captioner was chosen. "" where there is nothing.
     """
+    captioners = _weighted_texts(row, lengths)
+    if not captioners:
+        return ""
+    captioner = pick(captioners, choice)
+    return pick(captioner.item, captioner.left).item
+
+
+def all_texts(rows: pa.Table, lengths: Mapping[str, float]) -> Iterator[str]:
+    """Every text that may be chosen for some row, row by row; what several rows have comes several times."""
+    names = [name for name in (_MIX, *lengths) if name in rows.column_names]
+    for batch in rows.select(names).to_batches(_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            texts = [text for weighted, _ in _weighted_texts(row, lengths) for text, _ in weighted]
+            yield from texts or [""]
+
+
+def _weighted_texts(row: Mapping[str, Any], lengths: Mapping[str, float]) -> list[tuple[list[tuple[str, float]], float]]:
+    """Texts of each captioner with their weights, and its own weight; without captioners that have none."""
     captioners = []
     for entry in row.get(_MIX) or [{"weight": 1.0}]:
         texts = [(text, lengths[name]) for name in sorted(lengths) if (text := entry.get(name, row.get(name)))]
         if texts:
             captioners.append((texts, entry["weight"]))
-    if not captioners:
-        return ""
-    captioner = pick(captioners, choice)
-    return pick(captioner.item, captioner.left).item
+    return captioners
 
 
 def pick(weighted: Sequence[tuple[Item, float]], choice: float) -> Picked[Item]:

@@ -34,8 +34,9 @@ from training.optimize import learning_rate, update_average
 from training.pixels import to_pixels, to_tensor
 from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.ranks import Ranks, join_ranks
-from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae
+from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae, text_facts
 from training.stopping import Stopped, stop_signals
+from training.text_features import CachedTexts, TextSource, open_text_encoder, open_texts
 from training.texts import has_texts
 
 
@@ -58,6 +59,7 @@ class Run:
     models: nn.ModuleDict
     prepared: Prepared
     cache: Cache | None
+    texts: TextSource | None  # of features, where a frozen encoder reads them
     bins: np.ndarray  # int16 [rows, tags], as the dit is told them
     ranks: Ranks
     audit: Audit
@@ -68,12 +70,16 @@ class Run:
 
 @dataclass(frozen=True)
 class Feed:
-    """What a stage takes its batches from: steps as they are read, what draws ask for, a clip's pixels or latents; and its tally."""
+    """What a stage takes its batches from: steps as they are read, what draws ask for, a clip's pixels or latents; and its tally.
+
+    `texts` gives features, to a dit that reads such.
+    """
 
     source: ClipSource
     order: Order
     steps: Iterator[LoadedStep]
     inputs: Callable[[Clip], Tensor]
+    texts: TextSource | None
     tally: Tally
 
 
@@ -91,7 +97,7 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     """Train what the config says on the clips of a manifest, into the folder `out`. Raises TrainError."""
     began = time.monotonic()
     config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
-    prepared = prepare(manifest, config)
+    prepared, encoder = prepare(manifest, config), open_text_encoder(config)
     audit = make_audit(prepared.rows, prepared.balance, config)
     facts = {
         "manifest": str(manifest_path),
@@ -100,6 +106,7 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
         "clips_too_elongated": prepared.num_left_out,
         "balance": asdict(prepared.balance.report),
         "order_key": f"{prepared.sampler.key:032x}",
+        "text_encoder": text_facts(encoder),
     }
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
@@ -114,14 +121,14 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
             load_models(checkpoint, models)
         else:
             take_vae(config, models)
-        cache = open_latents(config, models["vae"], prepared)
+        cache, texts = open_latents(config, models["vae"], prepared), open_texts(config, encoder, prepared)
         ranks.gather("all have looked at the folder as it was")
         if ranks.leads:
             start_run(folder, config, facts)
         bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins)
         log = RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) if ranks.leads else SilentLog()
         with log, stop_signals() as stop:
-            run = Run(config, folder, models, prepared, cache, bins, ranks, audit, log, stop, dict(progress.skipped))
+            run = Run(config, folder, models, prepared, cache, texts, bins, ranks, audit, log, stop, dict(progress.skipped))
             _introduce(run, facts, progress, total_steps)
             for stage in config.stages[progress.stage :]:
                 progress = train_stage(run, stage, progress)
@@ -194,10 +201,12 @@ def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
         contents, inputs = CachedLatents(run.cache, run.prepared.origin), _content
     elif stage.model == "dit":
         inputs = LatentSource(run.models["vae"], data.memory_mb)
-    source = ClipSource(run.prepared.rows, data, contents, data.memory_mb / max(data.workers, 1))
+    texts = run.texts if stage.model == "dit" else None
+    read_texts = texts if isinstance(texts, CachedTexts) else None  # by workers; those to be encoded are by this process
+    source = ClipSource(run.prepared.rows, data, contents, data.memory_mb / max(data.workers, 1), read_texts)
     order = Order(sampler, shapes, data.windows_per_clip)
     steps = load_steps(source, planner_of(shapes, stage, sampler, progress.plan), order, run.ranks, data.workers)
-    return Feed(source, order, steps, inputs, Tally(run.audit, _waiting(run, progress), progress.audit))
+    return Feed(source, order, steps, inputs, texts, Tally(run.audit, _waiting(run, progress), progress.audit))
 
 
 def _audit(run: Run, stage: StageConfig, tally: Tally, progress: Progress) -> None:
@@ -223,7 +232,7 @@ def _between_steps(run: Run, stage: StageConfig, training: Training, feed: Feed,
     every = config.sample.every_steps if run.ranks.leads and stage.model == "dit" else 0
     if every and progress.step % every == 0:
         settings = default_settings(config)
-        frames = generate(run.models["vae"], training.average, config, settings)
+        frames = generate(run.models["vae"], training.average, config, settings, run.texts)
         write_sample(run.folder.sample_at(progress.total_steps), frames, settings)
 
 
@@ -280,7 +289,7 @@ def _take(run: Run, feed: Feed) -> Taken:
     unread = 0
     for step in feed.steps:
         batches = {
-            number: make_batch(read.clips, feed.inputs, run.bins, run.config.vae.time_factor)
+            number: make_batch(read.clips, feed.inputs, run.bins, run.config.vae.time_factor, feed.texts)
             for number, read in enumerate(step.batches, step.part.first_batch)
             if read.clips
         }
@@ -329,7 +338,7 @@ def _final_sample(run: Run) -> Path | None:
         return None
     if run.ranks.leads:
         settings = default_settings(run.config)
-        write_sample(run.folder.sample, generate(run.models["vae"], run.models["dit"], run.config, settings), settings)
+        write_sample(run.folder.sample, generate(run.models["vae"], run.models["dit"], run.config, settings, run.texts), settings)
     return run.folder.sample
 
 

@@ -13,7 +13,8 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
 from schemas.manifest import read_manifest, write_manifest
-from training.config import TrainConfig, TrainError
+from tests.training.tiny_encoders import tiny_encoder
+from training.config import TextConfig, TrainConfig, TrainError
 from training.cost import RunCost, _loss, count_flops, encode, make_batch, make_pixels, run_cost, train_flops, train_memory
 from training.devices import device_of
 from training.plan import PlannedRun, PlannedStage, plan_run
@@ -208,3 +209,12 @@ def test_with_a_cache_nothing_is_encoded(run, cost):
     part, cached = _only_packed(run, data=CONFIG.data.model_copy(update={"cache": "kept"}))
     stage = run_cost(part, cached).stages[0]
     assert stage.encode_flops == 0 < cost.stages[2].encode_flops and stage.step_flops == cost.stages[2].step_flops
+
+
+def test_texts_of_a_frozen_encoder_cost_by_their_most_tokens(run, tmp_path):
+    folder, costs = tiny_encoder(tmp_path / "t5"), []
+    for max_tokens in (16, 32):
+        costs.append(run_cost(*_only_packed(run, text=TextConfig(encoder=str(folder), max_tokens=max_tokens))))
+    short, long = (cost.stages[0] for cost in costs)
+    assert 0 < short.step_flops < long.step_flops and 0 < short.memory.saved < long.memory.saved
+    assert costs[0].weights == costs[1].weights

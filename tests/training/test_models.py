@@ -1,6 +1,8 @@
 """The autoencoder, the transformer and flow matching."""
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,13 +12,14 @@ from torch import Tensor
 from training.conditions import UNKNOWN
 from training.config import DiTConfig, FlowConfig, TrainConfig, VAEConfig
 from training.data import Batch, Clip, make_batch
-from training.dit import Conditions, DiT, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
+from training.dit import Conditions, DiT, TextFeatures, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
 from training.flow import draw_times, euler, guided, point_on_path, shifted
 from training.losses import Noisy, make_noisy, noise_generator, velocity_loss
 from training.vae import VAE, to_width, vae_loss
 
 SMALL_VAE = VAEConfig(latent_channels=4, widths=(8, 12, 16))
 SMALL_DIT = DiTConfig(width=32, depth=2, heads=2, text_width=16, max_text_bytes=16)
+FEATURE_WIDTH = 24
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +38,15 @@ def _awake(module: torch.nn.Module) -> torch.nn.Module:
 
 def _conditions(count: int, text: str = "a cat", fps: float = 2.0, tag: int = 5) -> Conditions:
     return Conditions((text,) * count, torch.full((count,), fps), torch.full((count, 1), tag))
+
+
+def _features(texts: Sequence[str]) -> TextFeatures:
+    """As a frozen encoder might give them: of one token more than the text has letters, and the same each time."""
+
+    def of(text: str) -> Tensor:
+        return torch.randn(1 + len(text), FEATURE_WIDTH, generator=torch.Generator().manual_seed(sum(text.encode())))
+
+    return TextFeatures(tuple(map(of, texts)), of(""))
 
 
 # ---- autoencoder ----
@@ -166,6 +178,34 @@ def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
     assert torch.allclose(ask(t, beside_longer)[0], plain[0], atol=1e-5)
 
 
+def test_features_of_a_frozen_encoder_reach_the_output_and_padding_does_not() -> None:
+    dit = _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH))
+    x, t = [torch.randn(4, 2, 2, 2)] * 3, torch.full((3,), 0.5)
+
+    def ask(*texts: str) -> tuple[Tensor, ...]:
+        return dit(x, t, replace(_conditions(3), texts=texts, features=_features(texts)))
+
+    plain = ask("a cat", "a dog", "")
+    assert not any(torch.allclose(plain[i], plain[j], atol=1e-4) for i, j in ((0, 1), (0, 2), (1, 2)))
+    beside_longer = ask("a cat", "a dog", "a much longer text")
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(plain[:2], beside_longer[:2], strict=True))
+    one_changed = _features(("a cat", "a dog", ""))
+    one_changed.each[1][-1] *= -1
+    changed = dit(x, t, replace(_conditions(3), features=one_changed))
+    assert [torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(plain, changed, strict=True)] == [True, False, True]
+    with pytest.raises(ValueError, match="was given none"):
+        dit(x, t, _conditions(3))
+
+
+def test_a_hidden_text_is_the_empty_one_in_features_as_well() -> None:
+    texts = ("a cat", "a dog")
+    given = replace(_conditions(2), texts=texts, features=_features(texts))
+    told = given.without(torch.tensor([False, True]), torch.tensor([[True], [False]]))
+    assert told.texts == ("a cat", "") and told.tags.tolist() == [[UNKNOWN], [5]]
+    assert all(ours.equal(theirs) for ours, theirs in zip(told.features.each, _features(("a cat", "")).each, strict=True))
+    assert told.features.empty.equal(given.features.empty) and given.features.each[1].shape == (6, FEATURE_WIDTH)
+
+
 def test_attention_is_full_over_space_and_time() -> None:
     dit = _awake(DiT(SMALL_DIT, 4, num_tags=0))
     x = torch.randn(4, 3, 2, 2, requires_grad=True)
@@ -174,23 +214,26 @@ def test_attention_is_full_over_space_and_time() -> None:
     assert (x.grad.abs().sum(0) > 0).all()
 
 
-def _pack() -> Noisy:
+def _pack(frozen: bool = False) -> Noisy:
     """Clips of four shapes, two of them of equally many tokens, each with a text, rate, tag and noise level of its own."""
     shapes, texts = [(1, 2, 2), (3, 2, 4), (2, 4, 3), (2, 2, 2)], ("", "a cat", "a much longer text", "ü")
     tags = torch.tensor([[1], [UNKNOWN], [10], [5]])
-    batch = Batch(tuple(torch.randn(4, *shape) for shape in shapes), Conditions(texts, torch.tensor([1.0, 2, 4, 6]), tags))
+    told = Conditions(texts, torch.tensor([1.0, 2, 4, 6]), tags, _features(texts) if frozen else None)
+    batch = Batch(tuple(torch.randn(4, *shape) for shape in shapes), told)
     config = TrainConfig(stages=[{"name": "v", "model": "vae", "steps": 1}], dit=SMALL_DIT.model_copy(update={"text_dropout": 0.3}))
     return make_noisy(batch, config, noise_generator(0, 0, 0, 0))
 
 
 def _alone(pack: Noisy, i: int) -> Noisy:
     told = pack.conditions
-    conditions = Conditions(told.texts[i : i + 1], told.latent_fps[i : i + 1], told.tags[i : i + 1])
+    features = told.features and TextFeatures(told.features.each[i : i + 1], told.features.empty)
+    conditions = Conditions(told.texts[i : i + 1], told.latent_fps[i : i + 1], told.tags[i : i + 1], features)
     return Noisy(pack.x_t[i : i + 1], pack.t[i : i + 1], conditions, pack.velocities[i : i + 1])
 
 
-def test_packed_clips_have_the_loss_and_gradients_of_clips_alone() -> None:
-    dit, pack = _awake(DiT(SMALL_DIT, 4, num_tags=1)), _pack()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_packed_clips_have_the_loss_and_gradients_of_clips_alone(frozen: bool) -> None:
+    dit, pack = _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH if frozen else None)), _pack(frozen)
     sizes = [x.numel() for x in pack.x_t]
     loss = velocity_loss(dit, pack).total
     loss.backward()
@@ -206,17 +249,18 @@ def test_packed_clips_have_the_loss_and_gradients_of_clips_alone() -> None:
         assert packed[name].any() or "to_query.bias" in name or "to_key" in name, name
 
 
-def test_a_packed_clip_feels_its_own_conditions_and_nothing_of_its_neighbors() -> None:
-    dit, pack = _awake(DiT(SMALL_DIT, 4, num_tags=1)), _pack()
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_packed_clip_feels_its_own_conditions_and_nothing_of_its_neighbors(frozen: bool) -> None:
+    dit, pack = _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH if frozen else None)), _pack(frozen)
     told = pack.conditions
     before = dit(pack.x_t, pack.t, told)
     texts = ("", "a cat", "a much longer tale", "ü")
     for changed in (
         dit((*pack.x_t[:2], pack.x_t[2] + 1, pack.x_t[3]), pack.t, told),
         dit(pack.x_t, pack.t * torch.tensor([1, 1, 0.5, 1]), told),
-        dit(pack.x_t, pack.t, Conditions(texts, told.latent_fps, told.tags)),
-        dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps * torch.tensor([1, 1, 2.0, 1]), told.tags)),
-        dit(pack.x_t, pack.t, Conditions(told.texts, told.latent_fps, told.tags - torch.tensor([[0], [0], [5], [0]]))),
+        dit(pack.x_t, pack.t, replace(told, texts=texts, features=_features(texts) if frozen else None)),
+        dit(pack.x_t, pack.t, replace(told, latent_fps=told.latent_fps * torch.tensor([1, 1, 2.0, 1]))),
+        dit(pack.x_t, pack.t, replace(told, tags=told.tags - torch.tensor([[0], [0], [5], [0]]))),
     ):
         same = [torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(before, changed, strict=True)]
         assert same == [True, True, False, True]
@@ -228,6 +272,15 @@ def test_a_batch_is_made_of_clips_of_any_shape() -> None:
     batch = make_batch(clips, lambda clip: torch.zeros(4, len(clip.content), 1, 2), bins, 4)
     assert [x.shape for x in batch.x] == [(4, 5, 1, 2), (4, 1, 1, 2)] and batch.conditions.texts == ("a", "b")
     assert batch.conditions.latent_fps.tolist() == [2, 2] and batch.conditions.tags.tolist() == [[3], [1]]
+
+
+def test_features_come_with_their_clips_or_are_made_for_them() -> None:
+    given = torch.randn(3, FEATURE_WIDTH)
+    clips = [Clip(0, "a", 0, torch.zeros(5, 8, 16, 3), 8.0, "a"), Clip(1, "b", 0, torch.zeros(1, 8, 16, 3), 8.0, "b", given)]
+    bins = np.array([[1], [2]], np.int16)
+    features = make_batch(clips, lambda clip: clip.content, bins, 4, lambda text: _features([text]).each[0]).conditions.features
+    assert features.each[0].equal(_features("a").each[0]) and features.each[1] is given and features.empty.equal(_features("").empty)
+    assert make_batch(clips, lambda clip: clip.content, bins, 4).conditions.features is None
 
 
 def test_transformer_overfits_one_batch() -> None:

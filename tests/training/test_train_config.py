@@ -45,6 +45,8 @@ def test_presets_load_by_name_and_path_and_survive_being_written(preset: str, tm
         ({"vae": {"widths": [8, 8]}}, "must halve time or space"),
         ({"dit": {"width": 100, "heads": 3}}, "width must be heads times"),
         ({"audit": {"every_step": 5}}, "audit: unknown key 'every_step'; did you mean 'every_steps'"),
+        ({"text": {"encode": "t5"}}, "text: unknown key 'encode'; did you mean 'encoder'"),
+        ({"text": {"max_tokens": 4}}, "text.max_tokens: .*greater than or equal to 8"),
         ({"seed": "x"}, "seed: .*integer"),
     ],
 )
