@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from tests.benchmarks.kill_and_rerun import ROOT
+from tests.command import reelmill
 
 VIDEOS = ("decord_flipping_a_pancake.mkv", "gen_latte_b421.mp4", "mmaction2_test.avi", "psd_fades.mp4", "lhotse_bbb_small.mp4")
 SHAPES = {"shapes": {"areas": [[32, 16]], "max_frames": 5, "fps": 8}}
@@ -20,13 +21,9 @@ VAE = {"latent_channels": 4, "widths": [8, 8, 8]}
 DIT = {"width": 32, "depth": 1, "heads": 2, "text_width": 16}
 
 
-def command(*arguments):
-    return [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-
-
 def cli(*arguments, code=0):
-    done = subprocess.run(command(*arguments), cwd=ROOT, text=True, capture_output=True, check=False)
-    assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+    done = reelmill(*arguments)
+    assert done.returncode == code, done.stderr
     return done
 
 

@@ -3,7 +3,6 @@
 import json
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,8 @@ import yaml
 
 from schemas.manifest import read_manifest, write_manifest
 from tests.benchmarks.kill_and_rerun import ROOT
+from tests.command import process_arguments
+from tests.command import reelmill as cli
 from training.config import DataConfig, ShapesConfig
 from training.data import ClipSource, Pixels, Wanted
 from training.shapes import Token, plan_shapes
@@ -26,14 +27,6 @@ VIDEOS = (
     "intel_book.mkv",
 )
 FAST = ("--preset", "ultrafast", "--crf", "30")
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "jobs.cli", *map(str, arguments)]
-
-
-def cli(*arguments):
-    return subprocess.run(command(*arguments), cwd=ROOT, text=True, capture_output=True, check=False)
 
 
 def files(out):
@@ -121,7 +114,7 @@ def test_killed_anywhere_and_run_again_gives_the_same_bytes(manifest, tmp_path):
     out, seen = tmp_path / "killed", set()
     for least in (0, 3, 9):
         process = subprocess.Popen(
-            command("materialize", manifest, "--out", out, "--short-side", "160"), cwd=ROOT, stderr=subprocess.DEVNULL
+            process_arguments("materialize", manifest, "--out", out, "--short-side", "160"), cwd=ROOT, stderr=subprocess.DEVNULL
         )
         while process.poll() is None and not (list(out.rglob(".*.mp4")) and len(list(out.glob("clips/*/[!.]*"))) >= least):
             time.sleep(0.01)
