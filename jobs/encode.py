@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from schemas.records import Failure
     from training.config import TrainConfig
-    from training.encode import DTypeName, EncodeJob, EncodeReport, FailedClip
-    from training.encode_texts import TextJob
+    from training.encoding.latents import DTypeName, EncodeJob, EncodeReport, FailedClip
+    from training.encoding.texts import TextJob
     from training.pixels import Window
     from training.plan import Prepared
     from training.shapes import Shape
@@ -68,7 +68,7 @@ def encode(
     from jobs.progress import track
     from jobs.runs import RunRecorder
     from training.config import TrainError, load_config
-    from training.encode import begin_cache, plan_encoding
+    from training.encoding.latents import begin_cache, plan_encoding
     from training.plan import prepare
     from training.runs import load_manifest, make_models, take_vae
 
@@ -116,8 +116,8 @@ def _encode_texts(
 ) -> dict[str, Any] | None:
     """What came of the texts, where a frozen encoder is to read them."""
     from jobs.progress import track
-    from training.encode_texts import begin_text_cache, plan_texts
-    from training.text_features import open_text_encoder
+    from training.encoding.text_features import open_text_encoder
+    from training.encoding.texts import begin_text_cache, plan_texts
 
     encoder = open_text_encoder(config)
     if encoder is None:
@@ -140,7 +140,7 @@ def _run(job: "EncodeJob", limit_s: float) -> "EncodeReport":
     import torch
 
     from curation.sources import check_content
-    from training.encode import run_encoding
+    from training.encoding.latents import run_encoding
 
     torch.set_num_threads(1)  # a shard a core; and so the number of workers cannot change how sums are rounded
     return run_encoding(job, partial(_read, check=lru_cache(check_content), limit_s=limit_s))
@@ -149,7 +149,7 @@ def _run(job: "EncodeJob", limit_s: float) -> "EncodeReport":
 def _run_texts(job: "TextJob") -> int:
     import torch
 
-    from training.encode_texts import run_texts
+    from training.encoding.texts import run_texts
 
     torch.set_num_threads(1)  # as above
     return run_texts(job)

@@ -43,11 +43,11 @@ def plan(
     _check(device, ranks, mfu, measure)
     share_the_cores()
     from training.config import load_config
-    from training.cost import run_cost
-    from training.devices import device_of
+    from training.forecast.cost import run_cost
+    from training.forecast.devices import device_of
+    from training.forecast.timing import estimate_time, measure_time
     from training.plan import plan_run
     from training.runs import load_manifest
-    from training.timing import estimate_time, measure_time
 
     speed = device_of(device) if device else None
     given, chosen = load_manifest(manifest), load_config(config)

@@ -12,11 +12,11 @@ from labeling.report.templates import environment, hours, size, style
 from schemas.manifest import Manifest
 
 if TYPE_CHECKING:
-    from training.balance_report import ValueReport
+    from training.balancing.report import ValueReport
     from training.config import TrainConfig
-    from training.cost import RunCost, StageCost
+    from training.forecast.cost import RunCost, StageCost
+    from training.forecast.timing import RunTime, StageTime
     from training.plan import RunPlan, ShapePlan, StagePlan
-    from training.timing import RunTime, StageTime
 
 _MOST_VALUES, _MOST_SHAPES, _FIRST_SHAPES = 60, 400, 10
 

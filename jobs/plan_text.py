@@ -9,10 +9,10 @@ from labeling.report.templates import hours, size
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from training.balance_report import ValueReport
-    from training.cost import Memory, RunCost, StageCost
+    from training.balancing.report import ValueReport
+    from training.forecast.cost import Memory, RunCost, StageCost
+    from training.forecast.timing import RunTime, StageTime
     from training.plan import RunPlan, StagePlan
-    from training.timing import RunTime, StageTime
 
 HOW_TO_TIME = "no time: give a --device (and --ranks) to estimate it, or --measure to take it on this machine"
 NOT_TIMED = "loading and decoding of clips are not in it"

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.types as pt
 
 from training.balance import Balance
-from training.cells import REST, Facet, is_list, is_text, make_facet, text_codes
+from training.balancing.cells import REST, Facet, is_list, is_text, make_facet, text_codes
 from training.config import TargetConfig, TrainConfig, TrainError, nearest
 from training.divergence import chance_of, expected_js_bits, expected_label_js_bits, js_bits, label_js_bits
 

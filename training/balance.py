@@ -1,8 +1,8 @@
 """Rebalancing: rows of a manifest and wanted shares of their tags come in, how often each row is to be seen goes out.
 
 Pure and in float64. Rows that all targets see alike are a cell and share its draws equally. Among all distributions that meet
-the targets and the caps, the one nearest to the natural one is taken (training.raking); where there is none, the error says
-which targets conflict and which shares would do (training.certificate).
+the targets and the caps, the one nearest to the natural one is taken (training.balancing.raking); where there is none, the error says
+which targets conflict and which shares would do (training.balancing.certificate).
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from scipy.sparse import csr_matrix, hstack
 
-from training.balance_report import Amounts, BalanceReport, make_report
-from training.cells import Cells, Facet, group_cells, make_facet, text_codes
-from training.certificate import Certificate, find_certificate
+from training.balancing.cells import Cells, Facet, group_cells, make_facet, text_codes
+from training.balancing.certificate import Certificate, find_certificate
+from training.balancing.quotas import BITS, cell_counts, draw_quotas, row_counts
+from training.balancing.raking import Problem, Raked, rake
+from training.balancing.report import Amounts, BalanceReport, make_report
 from training.config import BalanceConfig, TrainError
-from training.quotas import BITS, cell_counts, draw_quotas, row_counts
-from training.raking import Problem, Raked, rake
 
 MAX_RESIDUAL = 1e-9  # of a share, before rounding
 _SOURCE = "video_id"

@@ -16,11 +16,11 @@ from training.checkpoint import load_average, load_models, load_progress
 from training.conditions import UNKNOWN, bin_of
 from training.config import TrainConfig, TrainError, load_config, nearest
 from training.dit import Conditions, TextFeatures
+from training.encoding.text_features import EncodedTexts, TextSource
 from training.flow import euler, guided
 from training.pixels import to_pixels
 from training.runs import RunFolder, make_models, reopen_text_encoder
 from training.shapes import largest, token_of
-from training.text_features import EncodedTexts, TextSource
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.cache import Cache, key_of
 from training.config import DataConfig, TrainConfig, TrainError
 from training.data import Clip, ClipSource, Memory, Order, SkippedClip
+from training.encoding.cache import Cache, key_of
 from training.pixels import Window, to_tensor, window_of
 from training.plan import Prepared, shapes_of
 from training.shapes import Shape, Shapes

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from schemas.manifest import Manifest
 from training.balance import Balance, plan_balance
-from training.balance_report import BalanceReport
+from training.balancing.report import BalanceReport
 from training.config import StageConfig, TrainConfig, TrainError
 from training.fullness import Batching, find_fuller
 from training.packing import Loads, Planner, PlanState, make_planner

@@ -15,8 +15,8 @@ from schemas.manifest import Manifest, ManifestError, read_manifest
 from training.checkpoint import list_checkpoints, load_part, load_progress
 from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
 from training.dit import DiT
-from training.text_encoder import FrozenTextEncoder
-from training.text_features import open_text_encoder
+from training.encoding.text_encoder import FrozenTextEncoder
+from training.encoding.text_features import open_text_encoder
 from training.vae import VAE
 
 _FREE = ("vae.kl_weight", "vae.weights")  # do not change what a vae is

@@ -12,7 +12,7 @@ from hashlib import sha256
 import numpy as np
 
 from training.balance import Balance
-from training.quotas import BITS, sorted_counts, turn_of
+from training.balancing.quotas import BITS, sorted_counts, turn_of
 
 _ORDER, _WINDOW, _TEXT, _TURNS = 0, 1, 2, 3  # separate random streams of one key
 

@@ -20,11 +20,12 @@ import torch
 from torch import Tensor, nn
 
 from training.audit import Audit, Tally, make_audit
-from training.cache import Cache
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
 from training.conditions import tag_bins
 from training.config import StageConfig, TrainConfig, TrainError, load_config
 from training.data import Batch, Clip, ClipSource, Contents, Order, Pixels, make_batch, nothing_readable
+from training.encoding.cache import Cache
+from training.encoding.text_features import CachedTexts, TextSource, open_text_encoder, open_texts
 from training.generate import default_settings, generate, write_mp4, write_sample
 from training.latents import CachedLatents, LatentSource, measure_latents, open_latents
 from training.loader import LoadedStep, load_steps
@@ -36,7 +37,6 @@ from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.ranks import Ranks, join_ranks
 from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae, text_facts
 from training.stopping import Stopped, stop_signals
-from training.text_features import CachedTexts, TextSource, open_text_encoder, open_texts
 from training.texts import has_texts
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from training.balance import plan_balance
-from training.cells import group_cells, make_facet
+from training.balancing.cells import group_cells, make_facet
 from training.config import BalanceConfig, TrainError
 from training.sampler import make_sampler
 

@@ -32,9 +32,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from schemas.manifest import read_manifest
 from training.balance import plan_balance
-from training.cache import Cache, write_shard
 from training.config import DataConfig, ShapesConfig
 from training.data import ClipSource, Contents, Order, Pixels
+from training.encoding.cache import Cache, write_shard
 from training.latents import CachedLatents, latent_key
 from training.loader import load_steps
 from training.packing import Loads, PackPlanner, PlanState

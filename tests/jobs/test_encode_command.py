@@ -92,7 +92,7 @@ def test_a_second_run_has_nothing_to_do(given, cached):
 
 
 def test_killed_at_any_moment_the_cache_becomes_the_same(given, cached, tmp_path, monkeypatch):
-    program = "import sys, training.encode as e, jobs.cli\ne._MOST_WINDOWS = 4\nsys.exit(jobs.cli.main())"
+    program = "import sys, training.encoding.latents as e, jobs.cli\ne._MOST_WINDOWS = 4\nsys.exit(jobs.cli.main())"
     config = config_of(given, tmp_path / "c.yaml", tmp_path / "cache")
     arguments = ["encode", str(given / "m.parquet"), "--config", str(config), "--dtype", "float32"]
     kills = 0

@@ -80,7 +80,7 @@ def test_texts_are_encoded_beside_latents_and_trained_from(given, tmp_path):
 
 
 def test_killed_at_any_moment_the_cache_becomes_the_same(given, tmp_path, monkeypatch):
-    program = "import sys, training.encode_texts as e, jobs.cli\ne._MOST_TEXTS = 1\nsys.exit(jobs.cli.main())"
+    program = "import sys, training.encoding.texts as e, jobs.cli\ne._MOST_TEXTS = 1\nsys.exit(jobs.cli.main())"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     configs = [config_of(given, folder.with_suffix(".yaml"), folder) for folder in (killed, whole)]
     command = [sys.executable, "-c", program, "encode", str(given / "m.parquet"), "--config", str(configs[0]), "--workers", "1"]
@@ -90,7 +90,7 @@ def test_killed_at_any_moment_the_cache_becomes_the_same(given, tmp_path, monkey
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     (next(killed.glob("texts/*")) / ".part-left").write_text("half a shard")
-    monkeypatch.setattr("training.encode_texts._MOST_TEXTS", 1)
+    monkeypatch.setattr("training.encoding.texts._MOST_TEXTS", 1)
     for config in configs:
         encode(given, config)
     assert files(killed) == files(whole) and len(files(whole)) == WANTED + 1

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from scipy.optimize import linprog
 
 from training.balance import Balance, InfeasibleBalanceError, plan_balance
-from training.balance_report import ValueReport
+from training.balancing.report import ValueReport
 from training.config import BalanceConfig, TrainError
 
 ROWS = pa.table(

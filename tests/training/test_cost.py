@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from schemas.manifest import read_manifest, write_manifest
 from tests.training.tiny_encoders import tiny_encoder
 from training.config import TextConfig, TrainConfig, TrainError
-from training.cost import RunCost, _loss, count_flops, encode, make_batch, make_pixels, run_cost, train_flops, train_memory
-from training.devices import device_of
+from training.forecast.cost import RunCost, _loss, count_flops, encode, make_batch, make_pixels, run_cost, train_flops, train_memory
+from training.forecast.devices import device_of
+from training.forecast.timing import estimate_time, measure_time
 from training.plan import PlannedRun, PlannedStage, plan_run
 from training.runs import make_models
-from training.timing import estimate_time, measure_time
 
 PACKED = {"name": "packed", "model": "dit", "steps": 9, "batching": "packed", "max_tokens": 300, "micro_batches": 4}
 CONFIG = TrainConfig(
@@ -194,7 +194,9 @@ def test_time_is_operations_by_speed(run, cost):
 
 def test_measured_time_is_of_real_steps(run, cost, monkeypatch):
     taken = []
-    monkeypatch.setattr("training.timing.update_average", lambda training, decay, step: taken.append(type(training.model).__name__))
+    monkeypatch.setattr(
+        "training.forecast.timing.update_average", lambda training, decay, step: taken.append(type(training.model).__name__)
+    )
     threads = torch.get_num_threads()
     time = measure_time(run, cost, CONFIG)
     assert taken == ["VAE"] * 3 + ["DiT"] * 6 and torch.get_num_threads() == threads and not torch.are_deterministic_algorithms_enabled()

@@ -13,10 +13,10 @@ from curation.frames import MediaError
 from schemas.manifest import read_manifest, write_manifest
 from schemas.records import FailureCode
 from tests.video import write_video
-from training.cache import Cache
 from training.config import TrainConfig, TrainError
 from training.data import SkippedClip
-from training.encode import Encoding, begin_cache, plan_encoding, run_encoding
+from training.encoding.cache import Cache
+from training.encoding.latents import Encoding, begin_cache, plan_encoding, run_encoding
 from training.latents import CachedLatents, check_latents, encode, encoder_digest, latent_key
 from training.pixels import Window, read_windows, window_of
 from training.plan import Prepared, prepare, shapes_of
@@ -98,7 +98,7 @@ def test_clips_that_are_added_cost_only_themselves_and_one_decode_each(video: Pa
 
 def test_shards_are_cut_alike_whatever_is_there(video: Path, vae: VAE, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So a run that was killed leaves the files of one that was not."""
-    monkeypatch.setattr("training.encode._MOST_WINDOWS", 4)
+    monkeypatch.setattr("training.encoding.latents._MOST_WINDOWS", 4)
     prepared = _prepared(tmp_path, [_row(video, n % 4, clip_id=f"c{n}") for n in range(8)])
     whole, killed = (begin_cache(tmp_path / name, vae, "float32") for name in ("whole", "killed"))
     for job in _plan(prepared, whole).jobs:

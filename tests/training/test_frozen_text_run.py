@@ -14,17 +14,17 @@ import yaml
 from schemas.manifest import write_manifest
 from tests.training.test_training_run import CLIPS, CONFIG, _row
 from tests.training.tiny_encoders import tiny_encoder
-from training.cache import Cache
 from training.checkpoint import list_checkpoints, load_models
 from training.config import TrainConfig, TrainError, load_config
-from training.encode import begin_cache, plan_encoding, run_encoding
-from training.encode_texts import begin_text_cache, plan_texts, run_texts
+from training.encoding.cache import Cache
+from training.encoding.latents import begin_cache, plan_encoding, run_encoding
+from training.encoding.text_encoder import FrozenTextEncoder
+from training.encoding.text_features import open_text_encoder
+from training.encoding.texts import begin_text_cache, plan_texts, run_texts
 from training.generate import sample_run
 from training.pixels import read_windows
 from training.plan import prepare
 from training.runs import load_manifest, make_models, take_vae
-from training.text_encoder import FrozenTextEncoder
-from training.text_features import open_text_encoder
 from training.train import train
 
 VIDEOS = ("gen_latte_b421.mp4", "videoxfun_pose.mp4", "lhotse_bbb_small.mp4")

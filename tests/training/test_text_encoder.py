@@ -18,12 +18,12 @@ from safetensors.torch import load_file, save_file
 
 from schemas.manifest import read_manifest, write_manifest
 from tests.training.tiny_encoders import WIDTH, tiny_encoder
-from training.cache import Cache
 from training.config import TrainConfig, TrainError
-from training.encode_texts import TextEncoding, begin_text_cache, plan_texts, run_texts
+from training.encoding.cache import Cache
+from training.encoding.text_encoder import FrozenTextEncoder
+from training.encoding.text_features import CachedTexts, EncodedTexts, check_texts, open_texts, text_key, wanted_texts
+from training.encoding.texts import TextEncoding, begin_text_cache, plan_texts, run_texts
 from training.plan import Prepared, prepare
-from training.text_encoder import FrozenTextEncoder
-from training.text_features import CachedTexts, EncodedTexts, check_texts, open_texts, text_key, wanted_texts
 from training.texts import choose_text
 
 TEXTS = ("a man flips a pancake", "", "dogs", "clouds over mountains, " * 40)
@@ -232,7 +232,7 @@ def test_cached_features_are_those_encoded_in_training(t5: Path, tmp_path: Path)
 
 def test_shards_are_cut_alike_whatever_is_there(t5: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """So a run that was killed leaves the files of one that was not, and clips that are added bring shards of their own."""
-    monkeypatch.setattr("training.encode_texts._MOST_TEXTS", 5)
+    monkeypatch.setattr("training.encoding.texts._MOST_TEXTS", 5)
     config, encoder = _config(t5), FrozenTextEncoder(t5, 16)
     prepared = _prepared(tmp_path, config, _rows(12))
     whole, killed = (begin_text_cache(tmp_path / name, encoder, "float16") for name in ("whole", "killed"))
@@ -280,8 +280,8 @@ def test_jobs_of_a_process_share_an_encoder(t5: Path, tmp_path: Path, monkeypatc
         time.sleep(0.05)
         return FrozenTextEncoder(*arguments)
 
-    monkeypatch.setattr("training.encode_texts._MOST_TEXTS", 2)
-    monkeypatch.setattr("training.encode_texts.FrozenTextEncoder", slow)
+    monkeypatch.setattr("training.encoding.texts._MOST_TEXTS", 2)
+    monkeypatch.setattr("training.encoding.texts.FrozenTextEncoder", slow)
     config, encoder = _config(t5), FrozenTextEncoder(t5, 15)  # not one that another test has opened
     folder = begin_text_cache(tmp_path / "cache", encoder, "float32")
     jobs = plan_texts(_prepared(tmp_path, config, _rows(12)), config, encoder, folder, "float32").jobs

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from curation.frames import MediaError
-from training.cache import Cache, write_shard
 from training.config import StageConfig, TrainConfig, TrainError, VAEConfig
+from training.encoding.cache import Cache, write_shard
 from training.latents import encode, encoder_digest, latent_key, latents_folder
 from training.pixels import Window, window_of
 from training.plan import Prepared, shapes_of

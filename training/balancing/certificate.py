@@ -12,7 +12,7 @@ import numpy as np
 from scipy.optimize import linprog
 from scipy.sparse import coo_matrix, csr_matrix, hstack, identity, vstack
 
-from training.raking import Problem, rake
+from training.balancing.raking import Problem, rake
 
 TOLERANCE = 1e-8  # misses below are numerical noise of the programs
 _SCALE = 1e3  # of the rows, so that cells of one clip in 10 M are not taken for zeros

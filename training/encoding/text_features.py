@@ -7,11 +7,11 @@ from pathlib import Path
 import pyarrow as pa
 from torch import Tensor
 
-from training.cache import Cache, key_of
 from training.config import TrainConfig, TrainError
 from training.data import Memory
+from training.encoding.cache import Cache, key_of
+from training.encoding.text_encoder import FrozenTextEncoder
 from training.plan import Prepared
-from training.text_encoder import FrozenTextEncoder
 from training.texts import all_texts
 
 TextSource = Callable[[str], Tensor]

@@ -13,12 +13,12 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from training.cache import Cache, write_shard
 from training.config import TrainConfig, TrainError
-from training.encode import DTypeName, open_folder
+from training.encoding.cache import Cache, write_shard
+from training.encoding.latents import DTypeName, open_folder
+from training.encoding.text_encoder import FrozenTextEncoder
+from training.encoding.text_features import text_key, texts_folder, wanted_texts
 from training.plan import Prepared
-from training.text_encoder import FrozenTextEncoder
-from training.text_features import text_key, texts_folder, wanted_texts
 
 _MOST_TEXTS, _MOST_BYTES = 1024, 256 << 20  # of a shard, which is what a kill may cost
 _opening = Lock()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from training.cells import NULL, Cells, Facet
+from training.balancing.cells import NULL, Cells, Facet
 
 
 @dataclass(frozen=True)

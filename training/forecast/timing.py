@@ -12,9 +12,9 @@ from torch import nn
 
 from training.checkpoint import Training
 from training.config import StageConfig, TrainConfig, TrainError
-from training.cost import RunCost, encode, encodes, make_batch, make_pixels
 from training.data import Batch
-from training.devices import Device
+from training.forecast.cost import RunCost, encode, encodes, make_batch, make_pixels
+from training.forecast.devices import Device
 from training.losses import batch_loss, noise_generator
 from training.optimize import update_average
 from training.plan import PlannedRun, PlannedStage

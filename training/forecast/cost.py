@@ -27,12 +27,12 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from training.config import TrainConfig, TrainError
 from training.data import Batch
 from training.dit import Conditions, TextFeatures
+from training.encoding.text_features import open_text_encoder
 from training.flow import point_on_path
 from training.losses import Noisy, velocity_loss
 from training.plan import PlannedRun, PlannedStage, ShapePlan
 from training.runs import make_models
 from training.shapes import Shape
-from training.text_features import open_text_encoder
 from training.texts import choose_text
 from training.vae import VAE, vae_loss
 
