@@ -4,6 +4,8 @@ Only reading is spread out. Which draws make a step is planned in one place, and
 after it, so that a run resumes at the step it took last, not at the one read last.
 """
 
+import multiprocessing
+import os
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import suppress
@@ -108,8 +110,6 @@ def load_steps(source: ClipSource, planner: Planner, order: Order, ranks: Ranks,
 
 
 def _spread(reader: _Reader, parts: Iterator[StepPart], workers: int) -> Generator[LoadedStep]:
-    import multiprocessing
-
     context = multiprocessing.get_context("forkserver")  # forks of a process without threads, which has the imports done
     context.set_forkserver_preload([__name__])
     loader = DataLoader(
@@ -120,7 +120,7 @@ def _spread(reader: _Reader, parts: Iterator[StepPart], workers: int) -> Generat
         prefetch_factor=_AHEAD,
         multiprocessing_context=context,
         collate_fn=_send,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
     )
     try:
         yield from map(_receive, loader)
@@ -175,7 +175,16 @@ def _parts(planner: Planner, order: Order, ranks: Ranks) -> Iterator[StepPart]:
         yield StepPart(wanted, ranks.rank * len(mine), len(draws), crc32(np.array(draws, "<i8")), planner.state)
 
 
-def _one_thread(worker: int) -> None:
+def _begin_worker(worker: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)
+    # A worker's parent is the server that forked it, and that lives as long as its workers do: nobody else would end them.
+    Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    trainer = multiprocessing.parent_process()
+    if trainer:
+        trainer.join()
+        os._exit(1)

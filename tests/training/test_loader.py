@@ -3,13 +3,17 @@
 import gc
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.video import write_video
@@ -88,6 +92,23 @@ def test_ranks_read_what_one_would_and_in_buckets_the_same_shapes(rows: pa.Table
             if not packed:
                 size = {(w.shape.width, w.shape.height, w.shape.frames) for part in parts for batch in part.part.wanted for w in batch}
                 assert len(size) == 1
+
+
+def test_workers_end_with_a_trainer_that_is_killed(rows: pa.Table, tmp_path: Path) -> None:
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    program = (
+        "import sys, time, pyarrow.parquet as pq\nfrom tests.training.test_loader import _steps\n"
+        "if __name__ == '__main__':\n"
+        "    steps = _steps(pq.read_table(sys.argv[1]), False, 2)\n    next(steps)\n    print('read', flush=True)\n    time.sleep(60)\n"
+    )
+    (tmp_path / "trainer.py").write_text(program)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / "trainer.py"), str(tmp_path / "rows.parquet")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as trainer:
+        assert trainer.stdout.readline() == "read\n"
+        others = psutil.Process(trainer.pid).children(recursive=True)
+        trainer.kill()
+    assert len(others) >= 3 and not psutil.wait_procs(others, timeout=30)[1]
 
 
 def test_a_worker_that_dies_is_told_and_workers_end_with_their_loader(rows: pa.Table) -> None:
