@@ -66,6 +66,12 @@ def latent_key(row: Mapping[str, Any], shape: Shape, window: Window, origin: str
     return key_of(_VERSION, row["clip_id"], origin, crop, shape.width, shape.height, *frames)
 
 
+def windows_by_key(row: Mapping[str, Any], shape: Shape, count: int, origin: str) -> dict[str, Window]:
+    """The windows that may be drawn of a clip, of which there are fewer than `count` where some hold the same frames."""
+    windows = (window_of(row["num_frames"], shape, number, count) for number in range(count))
+    return {latent_key(row, shape, window, origin): window for window in windows}
+
+
 def latents_folder(cache: str | Path, vae: VAE) -> Path:
     """Where a cache keeps the latents of this very encoder."""
     return Path(cache) / "latents" / encoder_digest(vae)[:16]
@@ -98,9 +104,7 @@ def check_latents(prepared: Prepared, shapes: Shapes, data: DataConfig, cache: C
     wanted = set()
     for index, row in enumerate(prepared.rows.select(columns).to_pylist()):
         if drawn[index]:
-            shape = shapes.of(index)
-            windows = (window_of(row["num_frames"], shape, number, count) for number in range(count))
-            wanted |= {latent_key(row, shape, window, prepared.origin) for window in windows}
+            wanted |= windows_by_key(row, shapes.of(index), count, prepared.origin).keys()
     if missing := sum(key not in cache and cache.why_not(key) is None for key in wanted):
         lack = f"{cache.folder} lacks {missing:,} of {len(wanted):,} windows"
         raise TrainError(f"data.cache: {lack}; `reelmill encode MANIFEST --config CONFIG` makes them")

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from training.config import TrainError
+from training.config import TrainConfig, TrainError
 
 Value = TypeVar("Value")
 
@@ -50,6 +50,13 @@ class Ranks:
         if self.count > 1:
             for value in module.state_dict().values():
                 dist.broadcast(value, 0)
+
+
+def check_ranks(config: TrainConfig, count: int) -> None:
+    """Raises TrainError where so many ranks cannot share the batches of a step equally."""
+    for stage in config.stages:
+        if stage.micro_batches % count:
+            raise TrainError(f"stages: {count} ranks cannot share the {stage.micro_batches} micro_batches of {stage.name} equally")
 
 
 @contextmanager

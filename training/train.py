@@ -34,7 +34,7 @@ from training.losses import batch_loss, noise_generator
 from training.optimize import learning_rate, update_average
 from training.pixels import to_pixels, to_tensor
 from training.plan import Prepared, planner_of, prepare, shapes_of
-from training.ranks import Ranks, join_ranks
+from training.ranks import Ranks, check_ranks, join_ranks
 from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae, text_facts
 from training.stopping import Stopped, stop_signals
 from training.texts import has_texts
@@ -112,7 +112,7 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
     torch.use_deterministic_algorithms(True)
     total_steps = sum(stage.steps for stage in config.stages)
     with join_ranks() as ranks:
-        _check_ranks(config, ranks)
+        check_ranks(config, ranks.count)
         folder = RunFolder(out)
         check_run(folder, config, facts, resume)
         models, checkpoint = make_models(config), folder.newest_checkpoint()
@@ -136,12 +136,6 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
             if run.skipped and ranks.leads:
                 (folder.path / "skipped.json").write_text(json.dumps(run.skipped, indent=2) + "\n")
     return TrainResult(progress.total_steps, time.monotonic() - began, sample, run.skipped)
-
-
-def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
-    for stage in config.stages:
-        if stage.micro_batches % ranks.count:
-            raise TrainError(f"stages: {ranks.count} ranks cannot share the {stage.micro_batches} micro_batches of {stage.name} equally")
 
 
 def _introduce(run: Run, facts: dict, progress: Progress, total_steps: int) -> None:

@@ -19,8 +19,8 @@ from torch import Tensor
 from curation.frames import MediaError
 from training.config import StageConfig, TrainConfig, TrainError, VAEConfig
 from training.encoding.cache import Cache, write_shard
-from training.latents import encode, encoder_digest, latent_key, latents_folder
-from training.pixels import Window, window_of
+from training.latents import encode, encoder_digest, latents_folder, windows_by_key
+from training.pixels import Window
 from training.plan import Prepared, shapes_of
 from training.shapes import Shape
 from training.vae import VAE
@@ -135,9 +135,7 @@ def _wanted_clips(prepared: Prepared, config: TrainConfig, stages: Iterable[Stag
     for index, row in sorted(rows, key=lambda entry: (entry[1]["uri"], entry[1]["start_frame"], entry[1]["clip_id"])):
         windows = {}
         for shape in {shapes.of(index): None for shapes in shapes_by_stage}:
-            for number in range(count):
-                window = window_of(row["num_frames"], shape, number, count)
-                key = latent_key(row, shape, window, prepared.origin)
+            for key, window in windows_by_key(row, shape, count, prepared.origin).items():
                 windows[key] = WantedWindow(key, shape, window)
         yield WantedClip(row, tuple(windows.values()))
 

@@ -24,13 +24,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.data import Batch
 from training.dit import Conditions, TextFeatures
 from training.encoding.text_features import open_text_encoder
 from training.flow import point_on_path
 from training.losses import Noisy, velocity_loss
 from training.plan import PlannedRun, PlannedStage, ShapePlan
+from training.ranks import check_ranks
 from training.runs import make_models
 from training.shapes import Shape
 from training.texts import choose_text
@@ -90,9 +91,7 @@ class PassMemory:
 
 def run_cost(run: PlannedRun, config: TrainConfig, num_ranks: int = 1) -> RunCost:
     """The cost of each stage of a run. Raises TrainError where ranks cannot share the batches of a step equally."""
-    for stage in config.stages:
-        if stage.micro_batches % num_ranks:
-            raise TrainError(f"stages: {num_ranks} ranks cannot share the {stage.micro_batches} micro_batches of {stage.name} equally")
+    check_ranks(config, num_ranks)
     with FakeTensorMode():
         models = make_models(config)
         stages = tuple(_stage_cost(run, stage, config, models, num_ranks) for stage in run.stages)
