@@ -1,40 +1,91 @@
-"""Tags as conditions: each clip's value as one of some bins of equal frequency, with a bin for what is not known.
+"""What a dit is told of its clips, beside their noisy latents: one interface for every kind of condition.
 
-Told the scores of its clips, a model learns from all of them and can be asked for the best; filtering by the same scores
-was found worse (Koala-36M: Wang et al. 2025). Bins of ranks, not of values, so that no tag needs a scale of its own.
+Each of them may be absent, and a dit is trained with each of them left out at random, so that one model does with any of them.
+Text and tags hold for the whole clip; known frames are latents that stand in the clip itself, at a noise level of their own
+(as in Wan 2.2 and LTX-Video, HaCohen et al. 2024); a control is a map on the grid of the latents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.types as pt
+import torch
+from torch import Tensor
 
-from training.config import TrainError, nearest
-
-UNKNOWN = 0  # the bin of null, and of a condition that is dropped; the others count from 1
-
-
-def bin_of(quantiles: np.ndarray, bins: int) -> np.ndarray:
-    """Quantiles in [0, 1], float64 of any shape, to bins from 1 to `bins`; nan is UNKNOWN. int64."""
-    numbers = 1 + np.minimum(np.floor(np.nan_to_num(quantiles) * bins), bins - 1)
-    return np.where(np.isnan(quantiles), UNKNOWN, numbers).astype(np.int64)
+from training.config import CONTROLS, ConditionsConfig
+from training.tag_bins import UNKNOWN
 
 
-def tag_bins(rows: pa.Table, tags: Sequence[str], bins: int) -> np.ndarray:
-    """The bin of each row for each of N tags, int16 [rows, N]. Raises TrainError for a tag that is not there or not numeric."""
-    columns = [bin_of(tag_quantiles(rows, tag), bins) for tag in tags]
-    return np.stack([*columns, np.zeros(rows.num_rows, np.int64)], axis=1)[:, : len(columns)].astype(np.int16)
+@dataclass(frozen=True)
+class TextFeatures:
+    """What a frozen encoder makes of B texts: of `each` its tokens [L, W], and of the `empty` text."""
+
+    each: tuple[Tensor, ...]
+    empty: Tensor
+
+    def without(self, hidden: Sequence[bool]) -> "TextFeatures":
+        """The same with the empty text in place of those hidden."""
+        return TextFeatures(tuple(self.empty if hide else kept for kept, hide in zip(self.each, hidden, strict=True)), self.empty)
 
 
-def tag_quantiles(rows: pa.Table, tag: str) -> np.ndarray:
-    """A numeric tag as the share of clips with a lower value, ties in the middle: float64 [N], nan where null."""
-    if tag not in rows.column_names:
-        raise TrainError(f"data.condition_tags: the manifest has no column {tag!r}; {nearest(tag, rows.column_names)}")
-    kind = rows.schema.field(tag).type
-    if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind) or pt.is_null(kind)):
-        raise TrainError(f"data.condition_tags: {tag} is not numeric but {kind}")
-    values = rows.column(tag).cast(pa.float64()).to_numpy()
-    known = np.sort(values[~np.isnan(values)])
-    ranks = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / 2
-    return np.where(np.isnan(values), np.nan, ranks / max(len(known), 1))
+@dataclass(frozen=True)
+class Conditions:
+    """What the DiT is told of B clips.
+
+    `latent_fps` [B] is latent frames a second, nan if unknown. `tags` int64 [B, N] are bins, 0 if unknown. `features` are those
+    of the texts, where a frozen encoder reads them. `controls` maps names to the map of each clip, [C, T', H', W'] on the grid of
+    its latents, or None.
+    """
+
+    texts: tuple[str, ...]
+    latent_fps: Tensor
+    tags: Tensor
+    features: TextFeatures | None = None
+    controls: Mapping[str, tuple[Tensor | None, ...]] = field(default_factory=dict)
+
+    def without(self, text: Tensor, tags: Tensor) -> "Conditions":
+        """The same with some hidden: `text` bool [B] and `tags` bool [B, N] are true where the value is dropped."""
+        hidden = text.tolist()
+        texts = tuple("" if hide else kept for kept, hide in zip(self.texts, hidden, strict=True))
+        features = self.features and self.features.without(hidden)
+        return replace(self, texts=texts, tags=self.tags.masked_fill(tags, UNKNOWN), features=features)
+
+    def to(self, device: torch.device | str) -> "Conditions":
+        """The same on a device."""
+        features = self.features and TextFeatures(tuple(each.to(device) for each in self.features.each), self.features.empty.to(device))
+        controls = {name: tuple(None if one is None else one.to(device) for one in maps) for name, maps in self.controls.items()}
+        return Conditions(self.texts, self.latent_fps.to(device), self.tags.to(device), features, controls)
+
+
+@dataclass(frozen=True)
+class Told:
+    """What of B clips a batch tells, each as bool [B] unless said otherwise.
+
+    `tags` is bool [B, N]. Of each clip the first `known_frames` int64 [B] latent frames are given, at noise level `known_level` [B].
+    """
+
+    text: Tensor
+    fps: Tensor
+    tags: Tensor
+    known_frames: Tensor
+    known_level: Tensor
+    controls: Mapping[str, Tensor]
+
+
+def draw_told(mix: ConditionsConfig, latent_frames: Sequence[int], num_tags: int, generator: torch.Generator) -> Told:
+    """Draw what is told of clips of so many `latent_frames`, by the shares of a mix.
+
+    Of a clip of one latent frame none is known, since nothing would be left to learn. A continuation knows from one frame to all but one.
+    """
+    count = len(latent_frames)
+
+    def share(value: float, *shape: int) -> Tensor:
+        return torch.rand(count, *shape, generator=generator) < value
+
+    text, fps, tags = share(mix.text), share(mix.fps), share(mix.tags, num_tags)
+    controls = {name: share(getattr(mix, name)) for name in CONTROLS}
+    kind, length, level = torch.rand(3, count, generator=generator)
+    free = torch.tensor(latent_frames) - 1
+    first = (kind < mix.first_frame) & (free > 0)
+    goes_on = ~first & (kind < mix.first_frame + mix.continuation) & (free > 0)
+    known = torch.where(goes_on, 1 + (length * free).long().clamp(max=free - 1), first.long())
+    return Told(text, fps, tags, known, torch.where(goes_on, level * mix.context_noise, 0.0), controls)

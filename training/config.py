@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 # On resuming. A text encoder may have moved: it is known by its digest.
 _MAY_CHANGE = ("data.workers", "data.memory_mb", "text.encoder", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")
+CONTROLS = ("last_frame", "camera", "tracks", "edges", "depth", "keypoints")  # maps on the grid of the latents
 PRESETS = Path(__file__).parent / "presets"
 PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -202,20 +203,39 @@ class TextConfig(_Strict):
     max_tokens: Annotated[int, Field(ge=8)] = 128  # of a text, for the encoder of a folder; more are cut
 
 
-class DiTConfig(_Strict):
-    """The diffusion transformer and how it is conditioned."""
+# Those from 1.3B on are as wide and deep as Wan 2.1 and 2.2 of these sizes (Wan et al. 2025).
+_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 128, "depth": 4, "heads": 4, "text_width": 64},
+    "150M": {"width": 768, "depth": 14, "heads": 12, "patch": 2, "text_width": 768, "text_depth": 2, "rope_theta": 1000.0},
+    "1.3B": {"width": 1536, "depth": 30, "heads": 12, "mlp_width": 8960, "patch": 2, "text_width": 1536, "rope_theta": 10_000.0},
+    "5B": {"width": 3072, "depth": 30, "heads": 24, "mlp_width": 14336, "patch": 2, "text_width": 3072, "rope_theta": 10_000.0},
+    "14B": {"width": 5120, "depth": 40, "heads": 40, "mlp_width": 13824, "patch": 2, "text_width": 5120, "rope_theta": 10_000.0},
+}
 
+
+class DiTConfig(_Strict):
+    """The diffusion transformer. A `size` sets the keys that are not given themselves."""
+
+    size: Literal["tiny", "150M", "1.3B", "5B", "14B"] | None = None
     width: PositiveInt = 128
     depth: PositiveInt = 4
     heads: PositiveInt = 4
+    mlp_width: PositiveInt  # by default four times the width
     patch: PositiveInt = 1  # latent cells a side in one token
     rope_theta: Positive = 100.0  # small, because tiny grids have few positions
     text_width: PositiveInt = 64
     text_depth: PositiveInt = 1  # this and the next are of the encoder over bytes
     max_text_bytes: PositiveInt = 128
-    text_dropout: Share = 0.1
-    tag_dropout: Share = 0.1
     tag_bins: PositiveInt = 10
+
+    @model_validator(mode="before")
+    @classmethod
+    def _size_sets_the_rest(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        whole = {**_SIZES.get(given.get("size") or "", {}), **given}
+        width = whole.get("width", cls.model_fields["width"].default)
+        return {"mlp_width": 4 * width if isinstance(width, int) else width, **whole}
 
     @model_validator(mode="after")
     def _heads_fit(self) -> "DiTConfig":
@@ -224,6 +244,45 @@ class DiTConfig(_Strict):
         if self.text_width % 16:
             raise ValueError("text_width must be a multiple of 16")
         return self
+
+
+class ConditionsConfig(_Strict):
+    """Of how many clips, drawn anew each time the dit is told each condition: a share. 0 is never: what no stage tells, it cannot take."""
+
+    text: Share = 0.9
+    tags: Share = 0.9  # each of data.condition_tags on its own
+    fps: Share = 0.9
+    first_frame: Share = 0.0  # image to video
+    continuation: Share = 0.0  # the first latent frames, from one to all but one, with noise up to `context_noise`
+    context_noise: Share = 0.3
+    last_frame: Share = 0.0
+    camera: Share = 0.0  # how it moves, estimated from the pixels; the next two likewise
+    tracks: Share = 0.0  # paths of a few points, as of a brush
+    edges: Share = 0.0
+    depth: Share = 0.0  # this and the next by the model of controls
+    keypoints: Share = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> "ConditionsConfig":
+        if self.first_frame + self.continuation > 1:
+            raise ValueError("first_frame and continuation are of different clips: they must not sum to more than 1")
+        return self
+
+
+class ControlsConfig(_Strict):
+    """What control maps are made with."""
+
+    depth: str | None = None  # the folder of a transformers model for depth, and of one for poses
+    keypoints: str | None = None
+    max_tracks: PositiveInt = 4  # points that are followed in one clip, at most
+
+
+class CarryConfig(_Strict):
+    """What a stage takes over from the stage before, where that trained the same model."""
+
+    weights: Literal["average", "last"] = "average"  # to begin with: the averaged (EMA) ones, or those of the last step
+    average: Literal["restart", "keep"] = "restart"  # from those weights, or going on from the average there is
+    optimizer: Literal["restart", "keep"] = "restart"  # its moments
 
 
 class FlowConfig(_Strict):
@@ -235,11 +294,15 @@ class FlowConfig(_Strict):
 
 
 class StageConfig(_Strict):
-    """One stage trains one model; the next begins with its averaged (EMA) weights."""
+    """One stage trains one model on data of its own or of the run; what it takes over is in `carry`."""
 
     name: str
     model: Literal["vae", "dit"]
     steps: PositiveInt
+    manifest: str | None = None  # none: that of the command line
+    balance: BalanceConfig | None = None  # this and the next two: none is that of the run
+    conditions: ConditionsConfig | None = None
+    carry: CarryConfig = CarryConfig()
     batching: Literal["bucketed", "packed"] = "bucketed"  # clips of one shape, or any clips end to end
     max_tokens: PositiveInt = 4096  # of one batch, as the memory of one device allows
     micro_batches: PositiveInt = 1  # batches of one step, shared by all ranks
@@ -279,6 +342,8 @@ class TrainConfig(_Strict):
     vae: VAEConfig = VAEConfig()
     text: TextConfig = TextConfig()
     dit: DiTConfig = DiTConfig()
+    conditions: ConditionsConfig = ConditionsConfig()
+    controls: ControlsConfig = ControlsConfig()
     flow: FlowConfig = FlowConfig()
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     sample: SampleConfig = SampleConfig()
@@ -300,7 +365,33 @@ class TrainConfig(_Strict):
             raise ValueError("data.cache are those of a vae that stays as it is, but stages train it")
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ValueError("stages must have different names")
+        for before, stage in zip([None, *self.stages], self.stages, strict=False):
+            if stage.carry != CarryConfig() and (before is None or before.model != stage.model):
+                raise ValueError(f"stages: {stage.name} has carry, but no stage before it trains the {stage.model}")
+        self._conditions_fit()
         return self
+
+    def _conditions_fit(self) -> None:
+        told = self.told_controls
+        for name in ("depth", "keypoints"):
+            if name in told and getattr(self.controls, name) is None:
+                raise ValueError(f"conditions.{name} needs a model: name its folder as controls.{name}")
+        if self.data.cache is not None and (told := [name for name in told]):
+            raise ValueError(f"conditions: {', '.join(told)} are made from pixels, which data.cache does without; leave one of them out")
+
+    @property
+    def told_controls(self) -> tuple[str, ...]:
+        """The control maps that some stage of the dit tells."""
+        mixes = [self.conditions_of(stage) for stage in self.stages if stage.model == "dit"]
+        return tuple(name for name in CONTROLS if any(getattr(mix, name) for mix in mixes))
+
+    def conditions_of(self, stage: StageConfig) -> ConditionsConfig:
+        """What a stage tells: its own mix, or else that of the run."""
+        return stage.conditions or self.conditions
+
+    def balance_of(self, stage: StageConfig) -> BalanceConfig | None:
+        """The balance of a stage: its own, or else that of the run."""
+        return stage.balance or self.balance
 
     def shapes_of(self, stage: StageConfig) -> ShapesConfig:
         """The shapes of a stage: its own, or else those of the data."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from curation.frames import MediaError
-from training.config import DataConfig, TrainError
-from training.dit import Conditions, TextFeatures
+from training.conditions import Conditions, TextFeatures, draw_told
+from training.config import ConditionsConfig, DataConfig, TrainError
 from training.pixels import Window, read_windows, window_of
 from training.sampler import Sampler
 from training.shapes import Shape, Shapes
@@ -79,10 +79,19 @@ class Read:
 
 @dataclass(frozen=True)
 class Batch:
-    """B clips: each of `x` [C, T, H, W] is the pixels of one in [-1, 1], or its latents; they may differ in shape."""
+    """B clips: each of `x` [C, T, H, W] is the pixels of one in [-1, 1], or its latents; they may differ in shape.
+
+    Of the latents of each clip the first `known_frames` int64 [B] are given to the dit, at noise level `known_level` [B].
+    """
 
     x: tuple[Tensor, ...]
     conditions: Conditions
+    known_frames: Tensor
+    known_level: Tensor
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same on a device."""
+        return replace(self, x=tuple(x.to(device) for x in self.x), conditions=self.conditions.to(device))
 
 
 class SkippedClip(Exception):
@@ -213,21 +222,34 @@ def nothing_readable(skipped: dict[str, str]) -> TrainError:
     return TrainError(f"no clip of the manifest can be trained on; one of them: {clip_id} of {reason}")
 
 
-def make_batch(
-    clips: Sequence[Clip],
-    x: Callable[[Clip], Tensor],
-    bins: np.ndarray,
-    frames_per_latent: int,
-    text_features: Callable[[str], Tensor] | None = None,
-) -> Batch:
-    """One batch of at least one clip; `x` gives its pixels or latents [C, T, H, W], `bins` [rows, N] its tags.
+@dataclass(frozen=True, eq=False)
+class BatchMaker:
+    """Makes batches. `inputs` gives a clip's pixels or latents [C, T, H, W]; `bins` [rows, N] are tags.
 
-    `text_features` is for a dit that reads such: it gives those of texts that do not come with their clips.
+    `texts` gives features of texts that do not come with their clips, to a dit that reads such. `controls` gives a clip's map of
+    a name, [C, T', H', W'], or None where it cannot be made.
     """
-    latent_fps = torch.tensor([clip.fps / frames_per_latent for clip in clips], dtype=torch.float32)
-    tags = torch.from_numpy(bins[[clip.row for clip in clips]].astype(np.int64))
-    features = None
-    if text_features:
-        each = tuple(text_features(clip.text) if clip.features is None else clip.features for clip in clips)
-        features = TextFeatures(each, text_features(""))
-    return Batch(tuple(map(x, clips)), Conditions(tuple(clip.text for clip in clips), latent_fps, tags, features))
+
+    inputs: Callable[[Clip], Tensor]
+    bins: np.ndarray
+    frames_per_latent: int
+    texts: Callable[[str], Tensor] | None = None
+    controls: Callable[[Clip, str], Tensor | None] | None = None
+
+    def __call__(self, clips: Sequence[Clip], mix: ConditionsConfig, generator: torch.Generator) -> Batch:
+        """One batch of at least one clip, of which is told what `generator` draws from the shares of the mix."""
+        x = tuple(map(self.inputs, clips))
+        told = draw_told(mix, [each.shape[1] for each in x], self.bins.shape[1], generator)
+        tags = torch.from_numpy(self.bins[[clip.row for clip in clips]].astype(np.int64))
+        fps = torch.tensor([clip.fps / self.frames_per_latent for clip in clips], dtype=torch.float32)
+        features = None
+        if self.texts:
+            each = tuple(self.texts(clip.text) if clip.features is None else clip.features for clip in clips)
+            features = TextFeatures(each, self.texts(""))
+        everything = Conditions(tuple(clip.text for clip in clips), fps.where(told.fps, torch.nan), tags, features)
+        controls = {
+            name: tuple(self.controls(clip, name) if is_told else None for clip, is_told in zip(clips, of_clips.tolist(), strict=True))
+            for name, of_clips in (told.controls if self.controls else {}).items()
+        }
+        conditions = replace(everything.without(~told.text, ~told.tags), controls=controls)
+        return Batch(x, conditions, told.known_frames, told.known_level)

@@ -1,201 +1,88 @@
-"""The diffusion transformer: noisy latents, noise level, text, frame rate and tags in; the latents' velocity out.
+"""The diffusion transformer: noisy latents, their noise levels and what is told of them in; the latents' velocity out.
 
-Full attention over all space-time tokens, after DiT (Peebles & Xie 2023): adaLN-zero modulation by noise level and
-tags, rotary positions (Su et al. 2021) in three dimensions with time in seconds, query-key norm (Dehghani et al. 2023),
-and cross-attention to text: read by a byte-level encoder that is trained along, or given as features of a frozen one. Clips of
-different shapes stand end to end in one row (NaViT: Dehghani et al. 2023), each with its own noise level and conditions, and
-attend to nothing but themselves.
+Full attention over all space-time tokens, after DiT (Peebles & Xie 2023): adaLN-zero modulation, of which blocks share the large
+map and have a small table of their own (adaLN-single: Chen et al. 2023, PixArt-alpha), rotary positions in three dimensions with time
+in seconds, query-key norm (Dehghani et al. 2023), and cross-attention to text. Each latent frame has a noise level of its own, so that
+frames which are given stand clean among noisy ones; controls are maps added to the tokens. Clips of different shapes stand end to end
+in one row (NaViT: Dehghani et al. 2023), each with its own levels and conditions, and attend to nothing but themselves.
 """
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
-from training.conditions import UNKNOWN
+from training.attention import Attention, Kernels, Rotary, Segments, mlp, numbered, rotary, rotary_angles, segments
+from training.conditions import Conditions
 from training.config import DiTConfig
+from training.text_reader import FeatureMap, TextEncoder
 
-_PAD, _BEGIN = 256, 257  # beside the 256 byte values
+Recompute = Literal["none", "selective", "full"]
 _TIME_UNIT_S = 1 / 8  # one step of the rotary time axis
+_NOMINAL_FPS = 2.0  # latent frames a second of a clip of which the rate is not told
 
 
 @dataclass(frozen=True)
-class TextBytes:
-    """UTF-8 text as numbers: `ids` int64 [B, L], and `mask` bool [B, L], true where there is text."""
+class Layout:
+    """How S clips stand in the rows of tokens: of each its latent frames and the tokens of one frame.
 
-    ids: Tensor
-    mask: Tensor
-
-
-@dataclass(frozen=True)
-class TextFeatures:
-    """What a frozen encoder makes of B texts: of `each` its tokens [L, W], and of the `empty` text."""
-
-    each: tuple[Tensor, ...]
-    empty: Tensor
-
-    def without(self, hidden: Sequence[bool]) -> "TextFeatures":
-        """The same with the empty text in place of those hidden."""
-        return TextFeatures(tuple(self.empty if hide else kept for kept, hide in zip(self.each, hidden, strict=True)), self.empty)
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """What the DiT is told of B clips; `latent_fps` [B] is latent frames a second, `tags` int64 [B, N] are bins, 0 if unknown.
-
-    `features` are those of the texts, where a frozen encoder reads them.
+    Either each clip is a row, all being of one shape, and `frame_of` is None; or they stand end to end, and it is the number
+    of the frame of each token, counted over all clips, int64 [L].
     """
 
-    texts: tuple[str, ...]
-    latent_fps: Tensor
-    tags: Tensor
-    features: TextFeatures | None = None
+    frames: tuple[int, ...]
+    cells: tuple[int, ...]
+    frame_of: Tensor | None
 
-    def without(self, text: Tensor, tags: Tensor) -> "Conditions":
-        """The same with some hidden: `text` bool [B] and `tags` bool [B, N] are true where the value is dropped."""
-        hidden = text.tolist()
-        texts = tuple("" if hide else kept for kept, hide in zip(self.texts, hidden, strict=True))
-        features = self.features and self.features.without(hidden)
-        return Conditions(texts, self.latent_fps, self.tags.masked_fill(tags, UNKNOWN), features)
+    def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+        """x [B, L, width] times 1 + scale, plus shift, each [B, frames, width]."""
+        return self._flat(self._by_frame(x) * (1 + self._spread(scale)) + self._spread(shift))
 
+    def gated(self, x: Tensor, gate: Tensor) -> Tensor:
+        """x [B, L, width] times gate [B, frames, width]."""
+        return self._flat(self._by_frame(x) * self._spread(gate))
 
-@dataclass(frozen=True)
-class Text:
-    """Texts as blocks attend to them: `features` [B, L, text_width], and `mask` bool [B, L], true where there is text."""
+    def _by_frame(self, x: Tensor) -> Tensor:
+        return x.unflatten(1, (self.frames[0], self.cells[0])) if self.frame_of is None else x
 
-    features: Tensor
-    mask: Tensor
+    def _flat(self, x: Tensor) -> Tensor:
+        return x.flatten(1, 2) if self.frame_of is None else x
 
-
-def to_bytes(texts: Sequence[str], max_bytes: int) -> TextBytes:
-    """Texts, cut to `max_bytes`, as ids behind a begin mark; an empty text is the mark alone."""
-    rows = [[_BEGIN, *text.encode()[:max_bytes]] for text in texts]
-    longest = max(map(len, rows))
-    ids = torch.tensor([row + [_PAD] * (longest - len(row)) for row in rows])
-    return TextBytes(ids, ids != _PAD)
-
-
-def rotary_angles(positions: Tensor, head_size: int, theta: float) -> Tensor:
-    """Angles [..., L, head_size / 2] of positions [..., L, 3] (time, row, column); time has a quarter of the pairs."""
-    pairs = head_size // 2
-    spatial = pairs * 3 // 8
-    angles = []
-    for axis, count in enumerate((pairs - 2 * spatial, spatial, spatial)):
-        frequencies = theta ** -(torch.arange(count, dtype=torch.float32) / count)
-        angles.append(positions[..., axis, None] * frequencies)
-    return torch.cat(angles, dim=-1)
-
-
-def rotate(x: Tensor, angles: Tensor) -> Tensor:
-    """Turn the pairs of x [B, heads, L, head_size] by angles [B, L, head_size / 2]."""
-    cos, sin = angles.cos().unsqueeze(1), angles.sin().unsqueeze(1)
-    first, second = x.chunk(2, dim=-1)
-    return torch.cat([first * cos - second * sin, first * sin + second * cos], dim=-1)
+    def _spread(self, values: Tensor) -> Tensor:
+        return values.unsqueeze(2) if self.frame_of is None else values.index_select(1, self.frame_of)
 
 
 def token_positions(shape: tuple[int, int, int], latent_fps: Tensor) -> Tensor:
     """Positions [T H W, 3] of a (T, H, W) grid: time in 1/8 s, for a scalar rate; row and column in tokens from the middle."""
-    frames, rows, columns = (torch.arange(size, dtype=torch.float32) for size in shape)
-    times = frames / (latent_fps * _TIME_UNIT_S)
+    frames, rows, columns = (torch.arange(size, dtype=torch.float32, device=latent_fps.device) for size in shape)
+    times = frames / (latent_fps.nan_to_num(_NOMINAL_FPS) * _TIME_UNIT_S)
     return torch.cartesian_prod(times, rows - rows.mean(), columns - columns.mean()).view(-1, 3)
 
 
 def sinusoids(t: Tensor, width: int) -> Tensor:
     """Numbers in [0, 1], [...], as waves [..., width] (Vaswani et al. 2017)."""
     half = width // 2
-    angles = 1000 * t[..., None] * torch.exp(-math.log(10_000) * torch.arange(half) / half)
+    angles = 1000 * t[..., None] * torch.exp(-math.log(10_000) * torch.arange(half, device=t.device) / half)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-class Attention(nn.Module):
-    """Multi-head attention of x to a context, with normalized queries and keys."""
+class Waves(nn.Module):
+    """A number in [0, 1] as a vector: [...] to [..., width]."""
 
-    def __init__(self, width: int, heads: int, context_width: int | None = None):
+    def __init__(self, width: int):
         super().__init__()
-        self.heads, head_size = heads, width // heads
-        self.to_query = nn.Linear(width, width)
-        self.to_key_value = nn.Linear(context_width or width, 2 * width)
-        self.query_norm, self.key_norm = nn.RMSNorm(head_size), nn.RMSNorm(head_size)
-        self.out = nn.Linear(width, width)
+        self.layers = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor,
-        angles: Tensor | None = None,
-        mask: Tensor | None = None,
-        lengths: Sequence[int] | None = None,
-    ) -> Tensor:
-        """x [B, L, width], context [B, M, context_width], angles [B, L, head_size / 2], mask bool [B, M] -> like x.
-
-        With the `lengths` of S segments x is one row [1, L, width], each segment of which sees only its own context: itself
-        in the context [1, L, ...], or, with a mask [S, M], its row of the context [S, M, ...].
-        """
-        query = self._split(self.to_query(x))
-        key, value = map(self._split, self.to_key_value(context).chunk(2, dim=-1))
-        query, key = self.query_norm(query), self.key_norm(key)
-        if angles is not None:
-            query, key = rotate(query, angles), rotate(key, angles)
-        allowed = None if mask is None else mask[:, None, None, :]
-        if lengths is None:
-            mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed)
-        else:
-            size, axis = (lengths, 2) if allowed is None else (1, 0)
-            masks = [None] * len(lengths) if allowed is None else allowed.split(1)
-            segments = zip(query.split(lengths, 2), key.split(size, axis), value.split(size, axis), masks, strict=True)
-            mixed = torch.cat([F.scaled_dot_product_attention(q, k, v, attn_mask=m) for q, k, v, m in segments], dim=2)
-        return self.out(mixed.transpose(1, 2).flatten(2))
-
-    def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
-
-
-def _mlp(width: int) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
-
-
-class TextEncoder(nn.Module):
-    """A small transformer over bytes: the text encoder that needs no weights."""
-
-    def __init__(self, config: DiTConfig):
-        super().__init__()
-        width = config.text_width
-        self.embedding = nn.Embedding(258, width)
-        self.position = nn.Parameter(0.02 * torch.randn(1 + config.max_text_bytes, width))
-        self.blocks = nn.ModuleList(
-            nn.ModuleList([nn.LayerNorm(width), Attention(width, width // 16), nn.LayerNorm(width), _mlp(width)])
-            for _ in range(config.text_depth)
-        )
-        self.norm = nn.LayerNorm(width)
-
-    def forward(self, conditions: Conditions) -> Text:
-        text = to_bytes(conditions.texts, len(self.position) - 1)
-        x = self.embedding(text.ids) + self.position[: text.ids.shape[1]]
-        for attention_norm, attention, mlp_norm, mlp in self.blocks:
-            normed = attention_norm(x)
-            x = x + attention(normed, normed, mask=text.mask)
-            x = x + mlp(mlp_norm(x))
-        return Text(self.norm(x), text.mask)
-
-
-class FeatureMap(nn.Module):
-    """Features of a frozen text encoder, brought to the width that blocks attend to."""
-
-    def __init__(self, feature_width: int, text_width: int):
-        super().__init__()
-        self.norm = nn.LayerNorm(feature_width)
-        self.out = nn.Linear(feature_width, text_width)
-
-    def forward(self, conditions: Conditions) -> Text:
-        if conditions.features is None:
-            raise ValueError("this dit reads texts by the features of a frozen encoder, and was given none")
-        each = conditions.features.each
-        lengths = torch.tensor([len(text) for text in each])
-        padded = nn.utils.rnn.pad_sequence(each, batch_first=True)
-        return Text(self.out(self.norm(padded)), torch.arange(padded.shape[1]) < lengths[:, None])
+    def forward(self, t: Tensor) -> Tensor:
+        first = self.layers[0].weight
+        return self.layers(sinusoids(t, first.shape[1]).to(first.dtype))
 
 
 class Block(nn.Module):
@@ -204,82 +91,177 @@ class Block(nn.Module):
     def __init__(self, config: DiTConfig):
         super().__init__()
         width = config.width
+        self.recompute: Recompute = "none"
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.attention = Attention(width, config.heads)
         self.text_norm = nn.LayerNorm(width)
         self.text_attention = Attention(width, config.heads, config.text_width)
-        self.mlp = _mlp(width)
-        self.modulation = nn.Linear(width, 6 * width)
-        for layer in (self.modulation, self.text_attention.out):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.mlp = mlp(width, config.mlp_width)
+        self.modulation = nn.Parameter(torch.zeros(6, width))
+        nn.init.zeros_(self.text_attention.out.weight)
+        nn.init.zeros_(self.text_attention.out.bias)
 
-    def forward(self, x: Tensor, condition: Tensor, angles: Tensor, text: Tensor, mask: Tensor, lengths: Sequence[int] | None) -> Tensor:
-        """x [B, L, width], condition [S, width], text [S, M, text_width] with mask [S, M] -> like x.
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        turn: Rotary,
+        text: Tensor,
+        text_mask: Tensor | None,
+        layout: Layout,
+        packed: Segments | None,
+        packed_text: Segments | None,
+    ) -> Tensor:
+        """x [B, L, width], modulation [B, frames, 6, width], text [B, M, text_width] with its mask [B, M] -> like x."""
+        inputs = (x, modulation, turn, text, text_mask, layout, packed, packed_text)
+        if self.recompute == "none" or not torch.is_grad_enabled():
+            return self._mix(*inputs)
+        contexts = {"context_fn": partial(create_selective_checkpoint_contexts, _keep())} if self.recompute == "selective" else {}
+        return checkpoint(self._mix, *inputs, use_reentrant=False, **contexts)  # type: ignore[return-value]
 
-        Either B is S, the number of clips, or B is 1 and `lengths` are those of the S clips in its row.
-        """
-        shift1, scale1, gate1, shift2, scale2, gate2 = _per_token(self.modulation(F.silu(condition)), lengths).chunk(6, dim=-1)
-        normed = self.norms[0](x) * (1 + scale1) + shift1
-        x = x + gate1 * self.attention(normed, normed, angles, lengths=lengths)
-        x = x + self.text_attention(self.text_norm(x), text, mask=mask, lengths=lengths)
-        return x + gate2 * self.mlp(self.norms[1](x) * (1 + scale2) + shift2)
+    def _mix(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        turn: Rotary,
+        text: Tensor,
+        text_mask: Tensor | None,
+        layout: Layout,
+        packed: Segments | None,
+        packed_text: Segments | None,
+    ) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation).unbind(dim=2)
+        attended = self.attention(layout.modulate(self.norms[0](x), shift1, scale1), turn=turn, packed=packed)
+        x = x + layout.gated(attended, gate1)
+        x = x + self.text_attention(self.text_norm(x), text, mask=text_mask, packed=packed_text)
+        return x + layout.gated(self.mlp(layout.modulate(self.norms[1](x), shift2, scale2)), gate2)
 
 
 class DiT(nn.Module):
-    """The whole transformer. `num_tags` is how many tag conditions it takes, `feature_width` that of a frozen text encoder, if any."""
+    """The whole transformer.
 
-    def __init__(self, config: DiTConfig, latent_channels: int, num_tags: int, feature_width: int | None = None):
+    `num_tags` is how many tag conditions it takes, `controls` the channels of each control map, and `feature_width` that
+    of a frozen text encoder, if any.
+    """
+
+    def __init__(
+        self,
+        config: DiTConfig,
+        latent_channels: int,
+        num_tags: int = 0,
+        feature_width: int | None = None,
+        controls: Mapping[str, int] | None = None,
+    ):
         super().__init__()
-        self.config = config
+        self.config, self.kernels = config, Kernels()
         width, token = config.width, latent_channels * config.patch**2
         self.embed = nn.Linear(token, width)
-        self.time = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
+        self.level, self.rate = Waves(width), Waves(width)
         self.tags = nn.ModuleList(nn.Embedding(1 + config.tag_bins, width) for _ in range(num_tags))
         for bins in self.tags:
             nn.init.normal_(bins.weight, std=0.02)
+        self.controls = nn.ModuleDict({name: nn.Linear(size * config.patch**2, width) for name, size in (controls or {}).items()})
         self.text = TextEncoder(config) if feature_width is None else FeatureMap(feature_width, config.text_width)
+        self.modulation = nn.Linear(width, 6 * width)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = nn.Linear(width, 2 * width)
+        self.last_modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, token)
-        for layer in (self.modulation, self.out):
+        for layer in (self.modulation, self.last_modulation, self.out, *self.controls.values()):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x_t: Sequence[Tensor], t: Tensor, conditions: Conditions) -> tuple[Tensor, ...]:
-        """Noisy latents, S of [C, T, H, W] that may differ in shape, at noise levels t [S] to their velocities, alike."""
-        patch = self.config.patch
+    def use(self, kernels: Kernels, recompute: Recompute = "none") -> None:
+        """Choose how it computes: by which kernels of attention, and what of a block is computed again in the backward pass.
+
+        "full" keeps the input of each block alone (Chen et al. 2016); "selective" also what is dear to compute: attention, and
+        every second matrix product, as torchtitan (Liang et al. 2025) does.
+        """
+        self.kernels = kernels
+        for module in self.modules():
+            if isinstance(module, Attention):
+                module.kernels = kernels
+            elif isinstance(module, Block):
+                module.recompute = recompute
+
+    def forward(self, x_t: Sequence[Tensor], levels: Sequence[Tensor], conditions: Conditions) -> tuple[Tensor, ...]:
+        """Noisy latents to their velocities, alike: S of [C, T, H, W] that may differ in shape, with noise `levels` [T] of each frame."""
+        patch, width, device, dtype = self.config.patch, self.config.width, self.embed.weight.device, self.embed.weight.dtype
         shapes = [(x.shape[1], x.shape[2] // patch, x.shape[3] // patch) for x in x_t]
-        tokens = [_to_tokens(x, patch) for x in x_t]
+        frames, cells = tuple(shape[0] for shape in shapes), tuple(shape[1] * shape[2] for shape in shapes)
+        lengths = [frame * cell for frame, cell in zip(frames, cells, strict=True)]
+        alike = len(set(zip(frames, cells, strict=True))) == 1
+        join: Callable[[list[Tensor]], Tensor] = torch.stack if alike else lambda parts: torch.cat(parts)[None]
+        layout = Layout(frames, cells, None if alike else _frame_of(frames, cells).to(device))
         places = [token_positions(shape, fps) for shape, fps in zip(shapes, conditions.latent_fps, strict=True)]
-        lengths = [len(clip) for clip in tokens] if len(set(map(len, tokens))) > 1 else None
-        join = torch.stack if lengths is None else lambda parts: torch.cat(parts)[None]
-        angles = rotary_angles(join(places), self.config.width // self.config.heads, self.config.rope_theta)
-        condition = self.time(sinusoids(t, self.config.width)) + self._tag_condition(conditions.tags)
+        turn = rotary(rotary_angles(join(places), width // self.config.heads, self.config.rope_theta))
+        of_clips = self._of_clips(conditions)
+        condition = join([self.level(level) + of_clip for level, of_clip in zip(levels, of_clips, strict=True)])
+        modulation = self.modulation(F.silu(condition)).unflatten(-1, (6, width))
         text = self.text(conditions)
-        x = self.embed(join(tokens))
+        if alike:
+            words, mask, packed, packed_text = text.features, text.mask, None, None
+        else:
+            words, mask = text.end_to_end(), None
+            packed = segments(lengths, lengths, self.kernels, device)
+            packed_text = segments(lengths, text.lengths, self.kernels, device)
+        x = self.embed(join([_to_tokens(x, patch) for x in x_t]).to(dtype)) + self._controls(conditions, shapes, join)
         for block in self.blocks:
-            x = block(x, condition, angles, text.features, text.mask, lengths)
-        shift, scale = _per_token(self.modulation(F.silu(condition)), lengths).chunk(2, dim=-1)
-        out = self.out(self.norm(x) * (1 + scale) + shift)
-        clips = out.unbind() if lengths is None else out[0].split(lengths)
+            x = block(x, modulation, turn, words, mask, layout, packed, packed_text)
+        shift, scale = self.last_modulation(F.silu(condition)).chunk(2, dim=-1)
+        out = self.out(layout.modulate(self.norm(x), shift, scale)).float()
+        clips = out.unbind() if alike else out[0].split(lengths)
         return tuple(_from_tokens(clip, shape, patch) for clip, shape in zip(clips, shapes, strict=True))
 
-    def _tag_condition(self, tags: Tensor) -> Tensor:
-        """Bins [B, N] to one vector [B, width]."""
-        total = torch.zeros(len(tags), self.config.width)
-        for embedding, bins in zip(self.tags, tags.unbind(dim=1), strict=True):
+    def _of_clips(self, conditions: Conditions) -> Tensor:
+        """What holds for whole clips, their rate and tags, as one vector each, [B, width]."""
+        fps = conditions.latent_fps
+        octaves = (fps.nan_to_num(_NOMINAL_FPS).clamp(2**-3, 2**5).log2() + 3) / 8
+        total = self.rate(octaves) * fps.isfinite()[:, None]
+        for embedding, bins in zip(self.tags, conditions.tags.unbind(dim=1), strict=True):
             total = total + embedding(bins)
         return total
 
+    def _controls(
+        self, conditions: Conditions, shapes: Sequence[tuple[int, int, int]], join: Callable[[list[Tensor]], Tensor]
+    ) -> Tensor | float:
+        """What control maps add to the tokens. One that no clip has still touches its weights, so that all ranks have their gradients."""
+        total: Tensor | float = 0.0
+        for name, layer in self.controls.items():
+            maps = conditions.controls.get(name, (None,) * len(shapes))
+            if all(one is None for one in maps):
+                total = total + 0.0 * (layer.weight.sum() + layer.bias.sum())
+                continue
+            told = [0 if one is None else 1 for one in maps]
+            tokens = [
+                layer.weight.new_zeros(math.prod(shape), layer.in_features) if one is None else _to_tokens(one, self.config.patch)
+                for one, shape in zip(maps, shapes, strict=True)
+            ]
+            there = join([layer.weight.new_full((len(part), 1), float(is_told)) for part, is_told in zip(tokens, told, strict=True)])
+            total = total + layer(join([part.to(layer.weight.dtype) for part in tokens])) * there
+        return total
 
-def _per_token(values: Tensor, lengths: Sequence[int] | None) -> Tensor:
-    """Values [S, width] per clip, for x [S, L, width], or for the row [1, L, width] in which clips of `lengths` stand."""
-    if lengths is None:
-        return values.unsqueeze(1)
-    repeats = torch.tensor(lengths, device=values.device)
-    return values.repeat_interleave(repeats, dim=0, output_size=sum(lengths)).unsqueeze(0)
+
+def _keep() -> Callable[..., CheckpointPolicy]:
+    """Which results of a block are kept for its backward pass: all attention, and every second matrix product."""
+    products = Counter[bool]()  # seen in the forward pass, and again as it is recomputed
+
+    def policy(context: Any, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:
+        name = str(op)
+        if "attention" in name:
+            return CheckpointPolicy.MUST_SAVE
+        if any(kind in name for kind in ("aten.mm", "aten.addmm", "aten.linear")):
+            products[context.is_recompute] += 1
+            return CheckpointPolicy.MUST_SAVE if products[context.is_recompute] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
+        return CheckpointPolicy.PREFER_RECOMPUTE
+
+    return policy
+
+
+def _frame_of(frames: Sequence[int], cells: Sequence[int]) -> Tensor:
+    """The number of the frame of each token of clips end to end, int64 [L]."""
+    sizes = [cell for frame, cell in zip(frames, cells, strict=True) for _ in range(frame)]
+    return numbered(sizes)
 
 
 def _to_tokens(x: Tensor, patch: int) -> Tensor:

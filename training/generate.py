@@ -13,14 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from training.checkpoint import load_average, load_models, load_progress
-from training.conditions import UNKNOWN, bin_of
+from training.conditions import Conditions, TextFeatures
 from training.config import TrainConfig, TrainError, load_config, nearest
-from training.dit import Conditions, TextFeatures
 from training.encoding.text_features import EncodedTexts, TextSource
 from training.flow import euler, guided
 from training.pixels import to_pixels
 from training.runs import RunFolder, make_models, reopen_text_encoder
 from training.shapes import largest, token_of
+from training.tag_bins import UNKNOWN, bin_of
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def generate(
     conditions = _conditions(config, settings, text_features)
 
     def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        with_condition, without = dit(x_t.expand(2, *shape[1:]).unbind(), t.expand(2), conditions)
+        with_condition, without = dit(x_t.expand(2, *shape[1:]).unbind(), t.expand(2, shape[2]), conditions)
         return guided(with_condition, without, settings.guidance)[None]
 
     dit.eval()

@@ -9,21 +9,33 @@ from hashlib import sha256
 import torch
 from torch import Tensor, nn
 
-from training.config import TrainConfig
+from training.conditions import Conditions
+from training.config import FlowConfig, TrainConfig
 from training.data import Batch
-from training.dit import Conditions, DiT
+from training.dit import DiT
 from training.flow import draw_times, point_on_path
 from training.vae import VAE, vae_loss
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """Clips on their way to noise: S latents `x_t` [C, T, H, W] at `t` [S], and the velocities there, of the same shapes."""
+    """Clips on their way to noise: S latents `x_t` [C, T, H, W], each frame at its noise level of `levels` [T].
+
+    `velocities` are those there, of the shapes of `x_t`; `wanted` bool [T] is false for frames that are given,
+    where nothing is to be learned.
+    """
 
     x_t: tuple[Tensor, ...]
-    t: Tensor
+    levels: tuple[Tensor, ...]
     conditions: Conditions
     velocities: tuple[Tensor, ...]
+    wanted: tuple[Tensor, ...]
+
+    def to(self, device: torch.device) -> "Noisy":
+        """The same on a device."""
+        parts = (tuple(each.to(device) for each in part) for part in (self.x_t, self.levels, self.velocities, self.wanted))
+        x_t, levels, velocities, wanted = parts
+        return Noisy(x_t, levels, self.conditions.to(device), velocities, wanted)
 
 
 @dataclass(frozen=True)
@@ -37,7 +49,10 @@ class StepLoss:
 
 @dataclass(frozen=True)
 class VelocityLoss:
-    """`total` is over all elements of all clips, so that a long clip counts more than a short one; `of_clips` [S] has no gradients."""
+    """Squared error of the velocity: `total` is over all elements of all clips, so that a long clip counts more than a short one.
+
+    Frames that are given have no error; `of_clips` [S], without gradients, are means over the others.
+    """
 
     total: Tensor
     of_clips: Tensor
@@ -49,28 +64,31 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: t
         loss = vae_loss(model, torch.stack(batch.x), generator)
         metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
         return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics}, loss.clip_reconstructions)
-    velocity = velocity_loss(model, make_noisy(batch, config, generator))
+    velocity = velocity_loss(model, make_noisy(batch, config.flow, generator))
     return StepLoss(velocity.total, {"loss": float(velocity.total.detach())}, velocity.of_clips)
 
 
-def make_noisy(batch: Batch, config: TrainConfig, generator: torch.Generator) -> Noisy:
-    """Each clip of a batch of latents at a noise level of its own, with conditions dropped at random."""
-    count, tags = batch.conditions.tags.shape
-    t = draw_times(count, config.flow, generator)
+def make_noisy(batch: Batch, flow: FlowConfig, generator: torch.Generator) -> Noisy:
+    """Each clip of a batch of latents at a noise level of its own, but for the frames of it that are given."""
+    times = draw_times(len(batch.x), flow, generator)
     noise = [torch.randn(x.shape, generator=generator) for x in batch.x]
-    points = [point_on_path(x[None], n[None], at) for x, n, at in zip(batch.x, noise, t.split(1), strict=True)]
-    drop_text = torch.rand(count, generator=generator) < config.dit.text_dropout
-    drop_tags = torch.rand(count, tags, generator=generator) < config.dit.tag_dropout
-    x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)
-    return Noisy(x_t, t, batch.conditions.without(drop_text, drop_tags), velocities)
+    wanted = tuple(torch.arange(x.shape[1]) >= known for x, known in zip(batch.x, batch.known_frames, strict=True))
+    levels = tuple(torch.where(mask, t, known) for mask, t, known in zip(wanted, times, batch.known_level, strict=True))
+    points = [
+        point_on_path(x.transpose(0, 1), n.transpose(0, 1).to(x), level.to(x)) for x, n, level in zip(batch.x, noise, levels, strict=True)
+    ]
+    x_t, velocities = (tuple(part.transpose(0, 1) for part in parts) for parts in zip(*((p.x_t, p.velocity) for p in points), strict=True))
+    return Noisy(x_t, levels, batch.conditions, velocities, wanted)
 
 
 def velocity_loss(dit: DiT, noisy: Noisy) -> VelocityLoss:
-    """Mean squared error of the velocity, over all clips and of each."""
-    told = dit(noisy.x_t, noisy.t, noisy.conditions)
-    errors = torch.stack([(ours - true).square().sum() for ours, true in zip(told, noisy.velocities, strict=True)])
+    """Squared error of the velocity, over all clips and of each."""
+    told = dit(noisy.x_t, noisy.levels, noisy.conditions)
+    parts = zip(told, noisy.velocities, noisy.wanted, strict=True)
+    errors = torch.stack([((ours - true).square() * mask[:, None, None]).sum() for ours, true, mask in parts])
     sizes = [x.numel() for x in noisy.x_t]
-    return VelocityLoss(errors.sum() / sum(sizes), errors.detach() / errors.new_tensor(sizes))
+    shares = torch.stack([mask.float().mean() for mask in noisy.wanted])
+    return VelocityLoss(errors.sum() / sum(sizes), errors.detach() / (errors.new_tensor(sizes) * shares.to(errors)))
 
 
 def noise_generator(seed: int, stage: int, step: int, batch: int) -> torch.Generator:

@@ -14,6 +14,7 @@ from torch import nn
 from schemas.manifest import Manifest, ManifestError, read_manifest
 from training.checkpoint import list_checkpoints, load_part, load_progress
 from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
+from training.controls.source import told_channels
 from training.dit import DiT
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.encoding.text_features import open_text_encoder
@@ -144,4 +145,5 @@ def make_models(config: TrainConfig) -> nn.ModuleDict:
     torch.manual_seed(config.seed)
     vae, encoder = VAE(config.vae), open_text_encoder(config)
     num_tags, feature_width = len(config.data.condition_tags), None if encoder is None else encoder.width
-    return nn.ModuleDict({"vae": vae, "dit": DiT(config.dit, config.vae.latent_channels, num_tags, feature_width)})
+    dit = DiT(config.dit, config.vae.latent_channels, num_tags, feature_width, told_channels(config))
+    return nn.ModuleDict({"vae": vae, "dit": dit})

@@ -21,9 +21,9 @@ from torch import Tensor, nn
 
 from training.audit import Audit, Tally, make_audit
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
-from training.conditions import tag_bins
 from training.config import StageConfig, TrainConfig, TrainError, load_config
-from training.data import Batch, Clip, ClipSource, Contents, Order, Pixels, make_batch, nothing_readable
+from training.controls.source import ControlSource
+from training.data import BatchMaker, Clip, ClipSource, Contents, Order, Pixels, nothing_readable
 from training.encoding.cache import Cache
 from training.encoding.text_features import CachedTexts, TextSource, open_text_encoder, open_texts
 from training.generate import default_settings, generate, write_mp4, write_sample
@@ -37,6 +37,7 @@ from training.plan import Prepared, planner_of, prepare, shapes_of
 from training.ranks import Ranks, check_ranks, join_ranks
 from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae, text_facts
 from training.stopping import Stopped, stop_signals
+from training.tag_bins import tag_bins
 from training.texts import has_texts
 
 
@@ -70,27 +71,23 @@ class Run:
 
 @dataclass(frozen=True)
 class Feed:
-    """What a stage takes its batches from: steps as they are read, what draws ask for, a clip's pixels or latents; and its tally.
-
-    `texts` gives features, to a dit that reads such.
-    """
+    """What a stage takes its batches from: steps as they are read, what draws ask for, what makes batches of clips; and its tally."""
 
     source: ClipSource
     order: Order
     steps: Iterator[LoadedStep]
-    inputs: Callable[[Clip], Tensor]
-    texts: TextSource | None
+    make_batch: BatchMaker
     tally: Tally
 
 
 @dataclass(frozen=True)
 class Taken:
-    """A step that has clips: this rank's batches by their number in it, and how many clips and elements of `x` all ranks have."""
+    """A step that has clips: those of this rank's batches by their number in it, and how many clips and tokens all ranks have."""
 
     step: LoadedStep
-    batches: dict[int, Batch]
+    batches: dict[int, tuple[Clip, ...]]
     samples: int
-    elements: int
+    tokens: int
 
 
 def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, resume: bool = False) -> TrainResult:
@@ -196,11 +193,13 @@ def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
     elif stage.model == "dit":
         inputs = LatentSource(run.models["vae"], data.memory_mb)
     texts = run.texts if stage.model == "dit" else None
+    controls = ControlSource(run.config, run.models["vae"]) if stage.model == "dit" and run.config.told_controls else None
+    make_batch = BatchMaker(inputs, run.bins, run.config.vae.time_factor, texts, controls)
     read_texts = texts if isinstance(texts, CachedTexts) else None  # by workers; those to be encoded are by this process
     source = ClipSource(run.prepared.rows, data, contents, data.memory_mb / max(data.workers, 1), read_texts)
     order = Order(sampler, shapes, data.windows_per_clip)
     steps = load_steps(source, planner_of(shapes, stage, sampler, progress.plan), order, run.ranks, data.workers)
-    return Feed(source, order, steps, inputs, texts, Tally(run.audit, _waiting(run, progress), progress.audit))
+    return Feed(source, order, steps, make_batch, Tally(run.audit, _waiting(run, progress), progress.audit))
 
 
 def _audit(run: Run, stage: StageConfig, tally: Tally, progress: Progress) -> None:
@@ -240,9 +239,10 @@ def train_step(run: Run, stage: StageConfig, training: Training, feed: Feed, pro
     loaded = time.monotonic()
     training.optimizer.zero_grad()
     metrics, clip_losses = Counter[str](), list[float]()
-    for number, batch in taken.batches.items():
-        share = sum(x.numel() for x in batch.x) / taken.elements
+    for number, clips in taken.batches.items():
+        share = _tokens(feed, clips) / taken.tokens
         generator = noise_generator(run.config.seed, progress.stage, progress.step, number)
+        batch = feed.make_batch(clips, run.config.conditions_of(stage), generator)
         step_loss = batch_loss(training.model, batch, run.config, generator)
         (step_loss.loss * share).backward()
         clip_losses += step_loss.clip_losses.tolist()
@@ -282,22 +282,21 @@ def _take(run: Run, feed: Feed) -> Taken:
     """
     unread = 0
     for step in feed.steps:
-        batches = {
-            number: make_batch(read.clips, feed.inputs, run.bins, run.config.vae.time_factor, feed.texts)
-            for number, read in enumerate(step.batches, step.part.first_batch)
-            if read.clips
-        }
-        samples = sum(len(batch.x) for batch in batches.values())
-        elements = sum(x.numel() for batch in batches.values() for x in batch.x)
+        batches = {number: read.clips for number, read in enumerate(step.batches, step.part.first_batch) if read.clips}
+        samples, tokens = sum(map(len, batches.values())), sum(_tokens(feed, clips) for clips in batches.values())
         skipped = {clip_id: reason for read in step.batches for clip_id, reason in read.skipped.items()}
-        parts = run.ranks.gather((samples, elements, skipped))
+        parts = run.ranks.gather((samples, tokens, skipped))
         _note_skipped(run, [skipped for _, _, skipped in parts])
         if any(samples for samples, _, _ in parts):
-            return Taken(step, batches, sum(samples for samples, _, _ in parts), sum(elements for _, elements, _ in parts))
+            return Taken(step, batches, sum(samples for samples, _, _ in parts), sum(tokens for _, tokens, _ in parts))
         unread += step.part.draws
         if unread > run.prepared.sampler.epoch_length:
             break
     raise nothing_readable(run.skipped)
+
+
+def _tokens(feed: Feed, clips: Iterable[Clip]) -> int:
+    return int(sum(feed.order.shapes.tokens[clip.row] for clip in clips))
 
 
 def _note_skipped(run: Run, skipped: Iterable[dict[str, str]]) -> None:

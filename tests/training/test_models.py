@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from training.conditions import UNKNOWN
-from training.config import DiTConfig, FlowConfig, TrainConfig, VAEConfig
-from training.data import Batch, Clip, make_batch
-from training.dit import Conditions, DiT, TextFeatures, _from_tokens, _to_tokens, rotary_angles, rotate, to_bytes, token_positions
+from training.attention import Kernels, block_mask, rotary, rotary_angles
+from training.conditions import Conditions, TextFeatures, draw_told
+from training.config import ConditionsConfig, DiTConfig, FlowConfig, VAEConfig
+from training.data import Batch, BatchMaker, Clip
+from training.dit import DiT, _from_tokens, _to_tokens, token_positions
 from training.flow import draw_times, euler, guided, point_on_path, shifted
 from training.losses import Noisy, make_noisy, noise_generator, velocity_loss
+from training.tag_bins import UNKNOWN
+from training.text_reader import to_bytes
 from training.vae import VAE, to_width, vae_loss
 
 SMALL_VAE = VAEConfig(latent_channels=4, widths=(8, 12, 16))
@@ -125,7 +129,7 @@ def test_rotary_attention_depends_on_distance_alone() -> None:
     query, key = torch.randn(1, 1, 1, 32), torch.randn(1, 1, 1, 32)
 
     def score(at: list[float], to: list[float]) -> float:
-        turned = [rotate(x, rotary_angles(torch.tensor([[p]]), 32, 100.0)) for x, p in ((query, at), (key, to))]
+        turned = [rotary(rotary_angles(torch.tensor([[p]]), 32, 100.0))(x) for x, p in ((query, at), (key, to))]
         return float((turned[0] * turned[1]).sum())
 
     assert score([1.0, 2, 3], [4.0, 0, 1]) == pytest.approx(score([11.0, 5, 13], [14.0, 3, 11]), abs=1e-4)
@@ -154,7 +158,7 @@ def test_tokens_go_there_and_back(patch: int) -> None:
 def test_text_is_cut_marked_and_masked() -> None:
     text = to_bytes(["", "abc", "ü" * 20], 4)
     assert text.ids.shape == (3, 5) and text.ids[:, 0].tolist() == [257] * 3
-    assert text.mask.sum(1).tolist() == [1, 4, 5]
+    assert list(text.lengths) == [1, 4, 5]
 
 
 def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
@@ -162,12 +166,13 @@ def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
     x, t = [torch.randn(4, 2, 2, 2)] * 2, torch.tensor([0.5, 0.5])
 
     def ask(t: Tensor, conditions: Conditions) -> Tensor:
-        return torch.stack(dit(x, t, conditions))
+        return torch.stack(dit(x, [level.expand(2) for level in t], conditions))
 
     plain = ask(t, _conditions(2))
     assert plain.shape == (2, 4, 2, 2, 2)
     for other in (
         _conditions(2, text="a dog"),
+        _conditions(2, fps=math.nan),
         _conditions(2, fps=4.0),
         _conditions(2, tag=9),
         _conditions(2, tag=UNKNOWN),
@@ -180,10 +185,10 @@ def test_every_condition_reaches_the_output_and_padding_does_not() -> None:
 
 def test_features_of_a_frozen_encoder_reach_the_output_and_padding_does_not() -> None:
     dit = _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH))
-    x, t = [torch.randn(4, 2, 2, 2)] * 3, torch.full((3,), 0.5)
+    x, levels = [torch.randn(4, 2, 2, 2)] * 3, [torch.full((2,), 0.5)] * 3
 
     def ask(*texts: str) -> tuple[Tensor, ...]:
-        return dit(x, t, replace(_conditions(3), texts=texts, features=_features(texts)))
+        return dit(x, levels, replace(_conditions(3), texts=texts, features=_features(texts)))
 
     plain = ask("a cat", "a dog", "")
     assert not any(torch.allclose(plain[i], plain[j], atol=1e-4) for i, j in ((0, 1), (0, 2), (1, 2)))
@@ -191,10 +196,10 @@ def test_features_of_a_frozen_encoder_reach_the_output_and_padding_does_not() ->
     assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(plain[:2], beside_longer[:2], strict=True))
     one_changed = _features(("a cat", "a dog", ""))
     one_changed.each[1][-1] *= -1
-    changed = dit(x, t, replace(_conditions(3), features=one_changed))
+    changed = dit(x, levels, replace(_conditions(3), features=one_changed))
     assert [torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(plain, changed, strict=True)] == [True, False, True]
     with pytest.raises(ValueError, match="was given none"):
-        dit(x, t, _conditions(3))
+        dit(x, levels, _conditions(3))
 
 
 def test_a_hidden_text_is_the_empty_one_in_features_as_well() -> None:
@@ -210,30 +215,36 @@ def test_attention_is_full_over_space_and_time() -> None:
     dit = _awake(DiT(SMALL_DIT, 4, num_tags=0))
     x = torch.randn(4, 3, 2, 2, requires_grad=True)
     conditions = Conditions(("",), torch.tensor([2.0]), torch.empty(1, 0, dtype=torch.int64))
-    dit([x], torch.tensor([0.5]), conditions)[0][:, 0, 0, 0].sum().backward()
+    dit([x], [torch.full((3,), 0.5)], conditions)[0][:, 0, 0, 0].sum().backward()
     assert (x.grad.abs().sum(0) > 0).all()
 
 
 def _pack(frozen: bool = False) -> Noisy:
-    """Clips of four shapes, two of them of equally many tokens, each with a text, rate, tag and noise level of its own."""
+    """Clips of four shapes, two of them of equally many tokens, each with everything that a dit may be told, of its own."""
     shapes, texts = [(1, 2, 2), (3, 2, 4), (2, 4, 3), (2, 2, 2)], ("", "a cat", "a much longer text", "ü")
     tags = torch.tensor([[1], [UNKNOWN], [10], [5]])
-    told = Conditions(texts, torch.tensor([1.0, 2, 4, 6]), tags, _features(texts) if frozen else None)
-    batch = Batch(tuple(torch.randn(4, *shape) for shape in shapes), told)
-    config = TrainConfig(stages=[{"name": "v", "model": "vae", "steps": 1}], dit=SMALL_DIT.model_copy(update={"text_dropout": 0.3}))
-    return make_noisy(batch, config, noise_generator(0, 0, 0, 0))
+    x = tuple(torch.randn(4, *shape) for shape in shapes)
+    maps = (None, *(torch.randn(3, *shape) for shape in shapes[1:3]), None)
+    told = Conditions(texts, torch.tensor([1.0, 2, 4, torch.nan]), tags, _features(texts) if frozen else None, {"edges": maps})
+    batch = Batch(x, told, torch.tensor([0, 2, 1, 0]), torch.tensor([0.0, 0.2, 0.0, 0.0]))
+    return make_noisy(batch, FlowConfig(), noise_generator(0, 0, 0, 0))
+
+
+def _dit(frozen: bool = False) -> DiT:
+    return _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH if frozen else None, {"edges": 3}))
 
 
 def _alone(pack: Noisy, i: int) -> Noisy:
-    told = pack.conditions
-    features = told.features and TextFeatures(told.features.each[i : i + 1], told.features.empty)
-    conditions = Conditions(told.texts[i : i + 1], told.latent_fps[i : i + 1], told.tags[i : i + 1], features)
-    return Noisy(pack.x_t[i : i + 1], pack.t[i : i + 1], conditions, pack.velocities[i : i + 1])
+    told, one = pack.conditions, slice(i, i + 1)
+    features = told.features and TextFeatures(told.features.each[one], told.features.empty)
+    controls = {name: maps[one] for name, maps in told.controls.items()}
+    conditions = Conditions(told.texts[one], told.latent_fps[one], told.tags[one], features, controls)
+    return Noisy(pack.x_t[one], pack.levels[one], conditions, pack.velocities[one], pack.wanted[one])
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_packed_clips_have_the_loss_and_gradients_of_clips_alone(frozen: bool) -> None:
-    dit, pack = _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH if frozen else None)), _pack(frozen)
+    dit, pack = _dit(frozen), _pack(frozen)
     sizes = [x.numel() for x in pack.x_t]
     loss = velocity_loss(dit, pack).total
     loss.backward()
@@ -242,56 +253,128 @@ def test_packed_clips_have_the_loss_and_gradients_of_clips_alone(frozen: bool) -
     alone = sum(velocity_loss(dit, _alone(pack, i)).total * size / sum(sizes) for i, size in enumerate(sizes))
     alone.backward()
     assert torch.allclose(loss, alone, atol=1e-6)
-    of_clips = torch.stack([velocity_loss(dit, _alone(pack, i)).total for i in range(len(sizes))])
+    of_clips = torch.cat([velocity_loss(dit, _alone(pack, i)).of_clips for i in range(len(sizes))])
     assert torch.allclose(velocity_loss(dit, pack).of_clips, of_clips, atol=1e-6)
     for name, weight in dit.named_parameters():
         assert torch.allclose(packed[name], weight.grad, atol=1e-6, rtol=1e-4), name
-        assert packed[name].any() or "to_query.bias" in name or "to_key" in name, name
+        assert packed[name].any() or "to_query" in name or "to_key" in name, name
 
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_packed_clip_feels_its_own_conditions_and_nothing_of_its_neighbors(frozen: bool) -> None:
-    dit, pack = _awake(DiT(SMALL_DIT, 4, 1, FEATURE_WIDTH if frozen else None)), _pack(frozen)
+    dit, pack = _dit(frozen), _pack(frozen)
     told = pack.conditions
-    before = dit(pack.x_t, pack.t, told)
-    texts = ("", "a cat", "a much longer tale", "ü")
+    before = dit(pack.x_t, pack.levels, told)
+    texts, maps = ("", "a cat", "a much longer tale", "ü"), told.controls["edges"]
     for changed in (
-        dit((*pack.x_t[:2], pack.x_t[2] + 1, pack.x_t[3]), pack.t, told),
-        dit(pack.x_t, pack.t * torch.tensor([1, 1, 0.5, 1]), told),
-        dit(pack.x_t, pack.t, replace(told, texts=texts, features=_features(texts) if frozen else None)),
-        dit(pack.x_t, pack.t, replace(told, latent_fps=told.latent_fps * torch.tensor([1, 1, 2.0, 1]))),
-        dit(pack.x_t, pack.t, replace(told, tags=told.tags - torch.tensor([[0], [0], [5], [0]]))),
+        dit((*pack.x_t[:2], pack.x_t[2] + 1, pack.x_t[3]), pack.levels, told),
+        dit(pack.x_t, (*pack.levels[:2], pack.levels[2] * torch.tensor([1, 0.5]), pack.levels[3]), told),
+        dit(pack.x_t, pack.levels, replace(told, texts=texts, features=_features(texts) if frozen else None)),
+        dit(pack.x_t, pack.levels, replace(told, latent_fps=told.latent_fps * torch.tensor([1, 1, 2.0, 1]))),
+        dit(pack.x_t, pack.levels, replace(told, latent_fps=told.latent_fps.where(torch.tensor([True, True, False, True]), torch.nan))),
+        dit(pack.x_t, pack.levels, replace(told, tags=told.tags - torch.tensor([[0], [0], [5], [0]]))),
+        dit(pack.x_t, pack.levels, replace(told, controls={"edges": (*maps[:2], maps[2] + 1, maps[3])})),
+        dit(pack.x_t, pack.levels, replace(told, controls={"edges": (*maps[:2], None, maps[3])})),
     ):
         same = [torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(before, changed, strict=True)]
         assert same == [True, True, False, True]
 
 
+@pytest.mark.parametrize("recompute", ["selective", "full"])
+def test_what_is_recomputed_changes_no_gradient(recompute: str) -> None:
+    dit, pack = _dit(), _pack()
+
+    def gradients(dit: DiT) -> list[Tensor]:
+        velocity_loss(dit, pack).total.backward()
+        return [weight.grad for weight in dit.parameters() if weight.grad is not None]
+
+    again = deepcopy(dit)
+    again.use(Kernels(), recompute)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients(dit), gradients(again), strict=True))
+
+
+@torch.no_grad()
+def test_flex_attention_gives_what_clips_give_one_by_one() -> None:
+    dit, pack = _dit(), _pack()
+    each = dit(pack.x_t, pack.levels, pack.conditions)
+    dit.use(Kernels(flex=True))
+    flexed = dit(pack.x_t, pack.levels, pack.conditions)
+    assert all(torch.allclose(ours, theirs, atol=1e-5) for ours, theirs in zip(each, flexed, strict=True))
+
+
+def test_the_block_mask_lets_clips_see_themselves_alone() -> None:
+    queries, keys = (100, 300, 28, 84), (7, 250, 130, 3)
+    clips = [torch.repeat_interleave(torch.tensor(lengths)) for lengths in (queries, keys)]
+    mask = block_mask(queries, keys, "cpu")
+    told = torch.zeros(4, 4, dtype=torch.bool)
+    for numbers, indices in ((mask.kv_num_blocks, mask.kv_indices), (mask.full_kv_num_blocks, mask.full_kv_indices)):
+        for q in range(4):
+            told[q, indices[0, 0, q, : numbers[0, 0, q]]] = True
+    wanted = torch.zeros(512, 512, dtype=torch.bool)
+    wanted[:512, :390] = clips[0][:, None] == clips[1]
+    assert torch.equal(told, wanted.unflatten(0, (4, 128)).unflatten(2, (4, 128)).any(3).any(1))
+
+
+def _clip(row: int, frames: int, text: str, features: Tensor | None = None) -> Clip:
+    return Clip(row, text, 0, torch.zeros(frames, 8, 16, 3), 8.0, text, features)
+
+
+def _latents(clip: Clip) -> Tensor:
+    return torch.zeros(4, 1 + (len(clip.content) - 1) // 4, 1, 2)
+
+
+EVERYTHING = ConditionsConfig(text=1, tags=1, fps=1)
+
+
 def test_a_batch_is_made_of_clips_of_any_shape() -> None:
-    clips = [Clip(row, name, 0, torch.zeros(frames, 8, 16, 3), 8.0, name) for row, name, frames in ((2, "a", 5), (0, "b", 1))]
-    bins = np.array([[1], [2], [3]], np.int16)
-    batch = make_batch(clips, lambda clip: torch.zeros(4, len(clip.content), 1, 2), bins, 4)
-    assert [x.shape for x in batch.x] == [(4, 5, 1, 2), (4, 1, 1, 2)] and batch.conditions.texts == ("a", "b")
+    make = BatchMaker(_latents, np.array([[1], [2], [3]], np.int16), 4)
+    batch = make([_clip(2, 5, "a"), _clip(0, 1, "b")], EVERYTHING, torch.Generator())
+    assert [x.shape for x in batch.x] == [(4, 2, 1, 2), (4, 1, 1, 2)] and batch.conditions.texts == ("a", "b")
     assert batch.conditions.latent_fps.tolist() == [2, 2] and batch.conditions.tags.tolist() == [[3], [1]]
+    assert batch.known_frames.tolist() == [0, 0]
 
 
 def test_features_come_with_their_clips_or_are_made_for_them() -> None:
-    given = torch.randn(3, FEATURE_WIDTH)
-    clips = [Clip(0, "a", 0, torch.zeros(5, 8, 16, 3), 8.0, "a"), Clip(1, "b", 0, torch.zeros(1, 8, 16, 3), 8.0, "b", given)]
-    bins = np.array([[1], [2]], np.int16)
-    features = make_batch(clips, lambda clip: clip.content, bins, 4, lambda text: _features([text]).each[0]).conditions.features
+    given, bins = torch.randn(3, FEATURE_WIDTH), np.array([[1], [2]], np.int16)
+    clips = [_clip(0, 5, "a"), _clip(1, 1, "b", given)]
+    make = BatchMaker(_latents, bins, 4, lambda text: _features([text]).each[0])
+    features = make(clips, EVERYTHING, torch.Generator()).conditions.features
     assert features.each[0].equal(_features("a").each[0]) and features.each[1] is given and features.empty.equal(_features("").empty)
-    assert make_batch(clips, lambda clip: clip.content, bins, 4).conditions.features is None
+    assert BatchMaker(_latents, bins, 4)(clips, EVERYTHING, torch.Generator()).conditions.features is None
+
+
+def test_each_condition_is_told_of_its_share_of_clips() -> None:
+    mix = ConditionsConfig(text=0.8, tags=0.5, fps=0.3, first_frame=0.2, continuation=0.4, context_noise=0.5, camera=0.7, edges=0.1)
+    told = draw_told(mix, [3] * 4000 + [1] * 4000, 2, torch.Generator().manual_seed(0))
+    shares = {"text": told.text, "fps": told.fps, "tags": told.tags, **told.controls}
+    found = {name: float(each.float().mean()) for name, each in shares.items()}
+    wanted = {"text": 0.8, "tags": 0.5, "fps": 0.3, "camera": 0.7, "edges": 0.1, "last_frame": 0, "tracks": 0, "depth": 0, "keypoints": 0}
+    assert found == pytest.approx(wanted, abs=0.02)
+    videos, images = told.known_frames.split(4000)
+    assert (images == 0).all() and [float((videos == n).float().mean()) for n in range(3)] == pytest.approx([0.4, 0.4, 0.2], abs=0.03)
+    assert (told.known_level[told.known_frames == 0] == 0).all() and 0.4 < told.known_level.max() < 0.5
+
+
+def test_frames_that_are_given_stand_at_their_own_level_and_cost_nothing() -> None:
+    x = tuple(torch.randn(4, 3, 2, 2) for _ in range(3))
+    batch = Batch(x, _conditions(3), torch.tensor([0, 1, 2]), torch.tensor([0.0, 0.0, 0.25]))
+    noisy = make_noisy(batch, FlowConfig(), torch.Generator().manual_seed(1))
+    assert noisy.x_t[1][:, 0].equal(x[1][:, 0]) and not noisy.x_t[1][:, 1].equal(x[1][:, 1])
+    assert noisy.levels[1][0] == 0 and noisy.levels[2][:2].tolist() == [0.25, 0.25] and len(set(noisy.levels[0].tolist())) == 1
+    dit = _awake(DiT(SMALL_DIT, 4, 1))
+    loss, told = velocity_loss(dit, noisy), dit(noisy.x_t, noisy.levels, noisy.conditions)
+    errors = [(ours - true).square()[:, known:] for ours, true, known in zip(told, noisy.velocities, (0, 1, 2), strict=True)]
+    assert torch.allclose(loss.total, sum(error.sum() for error in errors) / sum(each.numel() for each in x))
+    assert torch.allclose(loss.of_clips, torch.stack([error.mean() for error in errors]))
 
 
 def test_transformer_overfits_one_batch() -> None:
-    stages = [{"name": "v", "model": "vae", "steps": 1}]
-    config = TrainConfig(stages=stages, dit=SMALL_DIT.model_copy(update={"text_dropout": 0.0}))
     dit = DiT(SMALL_DIT, 4, num_tags=1)
-    batch = Batch((torch.randn(4, 2, 3, 3),) * 8, _conditions(8))
+    batch = Batch((torch.randn(4, 2, 3, 3),) * 8, _conditions(8), torch.zeros(8, dtype=torch.int64), torch.zeros(8))
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3)
     losses = []
     for step in range(150):
-        loss = velocity_loss(dit, make_noisy(batch, config, noise_generator(0, 0, step, 0))).total
+        loss = velocity_loss(dit, make_noisy(batch, FlowConfig(), noise_generator(0, 0, step, 0))).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -11,9 +11,10 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from training.balance import plan_balance
+from training.conditions import Conditions
 from training.config import DiTConfig, ShapesConfig, TrainConfig
 from training.data import Batch
-from training.dit import Conditions, DiT
+from training.dit import DiT
 from training.losses import make_noisy, noise_generator, velocity_loss
 from training.packing import BucketPlanner, Loads, PackPlanner, PlannedStep, PlanState
 from training.sampler import Sampler, make_sampler
@@ -71,8 +72,9 @@ def _take(dit: DiT, step: PlannedStep, rank: int, num_ranks: int, number: int, s
     first, took = rank * len(step.batches) // num_ranks, []
     for index, draws in enumerate(step.of_rank(rank, num_ranks), first):
         x = tuple(map(latents, draws))
-        batch = Batch(x, Conditions(("a",) * len(x), torch.full((len(x),), 6.0), torch.empty(len(x), 0, dtype=torch.int64)))
-        loss = velocity_loss(dit, make_noisy(batch, CONFIG, noise_generator(0, 0, number, index))).total
+        told = Conditions(("a",) * len(x), torch.full((len(x),), 6.0), torch.empty(len(x), 0, dtype=torch.int64))
+        batch = Batch(x, told, torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(x)))
+        loss = velocity_loss(dit, make_noisy(batch, CONFIG.flow, noise_generator(0, 0, number, index))).total
         (loss * sum(clip.numel() for clip in x) / whole).backward()
         took.append([[k, int(shapes.buckets[sampler.draw(k).row])] for k in draws])
     return took

@@ -24,12 +24,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
-from training.config import TrainConfig
+from training.conditions import Conditions, TextFeatures
+from training.config import FlowConfig, TrainConfig
 from training.data import Batch
-from training.dit import Conditions, TextFeatures
 from training.encoding.text_features import open_text_encoder
-from training.flow import point_on_path
-from training.losses import Noisy, velocity_loss
+from training.losses import make_noisy, velocity_loss
 from training.plan import PlannedRun, PlannedStage, ShapePlan
 from training.ranks import check_ranks
 from training.runs import make_models
@@ -112,7 +111,7 @@ def make_batch(run: PlannedRun, stage: PlannedStage, config: TrainConfig, draws:
     latent_fps = torch.tensor([shape.fps / config.vae.time_factor for shape in shapes], dtype=torch.float32)
     tags = torch.zeros(len(x), len(config.data.condition_tags), dtype=torch.int64)
     features = _features(config, len(x)) if stage.plan.model == "dit" else None
-    return Batch(x, Conditions(tuple(texts), latent_fps, tags, features))
+    return Batch(x, Conditions(tuple(texts), latent_fps, tags, features), torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(x)))
 
 
 def make_pixels(run: PlannedRun, stage: PlannedStage, draws: Sequence[int]) -> tuple[Tensor, ...]:
@@ -223,10 +222,7 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
     """The trainer's loss; nothing is left out of the conditions, since a dropped text would be shorter."""
     if isinstance(model, VAE):
         return vae_loss(model, torch.stack(batch.x), torch.Generator()).total
-    t = torch.rand(len(batch.x))
-    points = [point_on_path(x[None], torch.randn_like(x)[None], at) for x, at in zip(batch.x, t.split(1), strict=True)]
-    x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)
-    return velocity_loss(model, Noisy(x_t, t, batch.conditions, velocities)).total
+    return velocity_loss(model, make_noisy(batch, FlowConfig(), torch.Generator())).total
 
 
 def _features(config: TrainConfig, count: int) -> TextFeatures | None:

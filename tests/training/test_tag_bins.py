@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.conditions import UNKNOWN, bin_of, tag_bins, tag_quantiles
 from training.config import TrainError
+from training.tag_bins import UNKNOWN, bin_of, tag_bins, tag_quantiles
 
 
 def test_tags_become_quantiles_and_unknown_stays_unknown() -> None:
