@@ -70,9 +70,10 @@ def encode(
     from training.config import TrainError, load_config
     from training.encoding.latents import begin_cache, plan_encoding
     from training.plan import prepare
-    from training.runs import load_manifest, make_models, take_vae
+    from training.runs import load_manifests, make_models, take_vae
 
-    settings, source = load_config(config), load_manifest(manifest)
+    settings = load_config(config)
+    sources = load_manifests(manifest, settings)
     out = out or (Path(settings.data.cache) if settings.data.cache else None)
     if out is None:
         raise TrainError(f"{config} has no data.cache: name the folder of the cache there, or by --out")
@@ -80,20 +81,26 @@ def encode(
         raise TrainError(f"{config} has no vae.weights: name the run whose VAE is to encode")
     models = make_models(settings)
     take_vae(settings, models)
-    stages = [stage for stage in settings.stages if stage.model == "dit"]
     workers = workers or available_cores()
     out.mkdir(parents=True, exist_ok=True)
     dataset = Dataset(str(out))
     with dataset.lock():
         folder = begin_cache(out.absolute(), models["vae"], dtype.value)
         _clean(folder)
-        inputs = {"manifest": manifest, "digest": source.digest, "engine": engine, "workers": workers, "cache": folder, "dtype": dtype}
-        recorder, prepared = RunRecorder("encode", **inputs), prepare(source, settings)
+        inputs = {
+            "manifest": manifest,
+            "digest": sources[None].digest,
+            "engine": engine,
+            "workers": workers,
+            "cache": folder,
+            "dtype": dtype,
+        }
+        recorder, prepared = RunRecorder("encode", **inputs), prepare(sources, settings)
         map_jobs = engine_for(engine, workers, address).map
         texts = _encode_texts(prepared, settings, out.absolute(), dtype.value, map_jobs)  # first, since they take less time
-        plan = plan_encoding(prepared, settings, stages, folder, dtype.value)
-        pending = plan.wanted - plan.there
-        say(f"{plan.wanted:,} windows of {source.rows.num_rows:,} clips, {plan.there:,} already there, {pending:,} to encode")
+        plan = plan_encoding(prepared, settings, folder, dtype.value)
+        pending, clips = plan.wanted - plan.there, sum(source.rows.num_rows for source in sources.values())
+        say(f"{plan.wanted:,} windows of {clips:,} clips, {plan.there:,} already there, {pending:,} to encode")
         failures: list[Failure] = []
         run = partial(_run, limit_s=timeout_s)
         for report in track(map_jobs(run, plan.jobs), pending, "windows", lambda r: r.windows):
@@ -112,7 +119,7 @@ def encode(
 
 
 def _encode_texts(
-    prepared: "Prepared", config: "TrainConfig", out: Path, dtype: "DTypeName", map_jobs: "Callable[..., Iterator[int]]"
+    prepared: "Sequence[Prepared]", config: "TrainConfig", out: Path, dtype: "DTypeName", map_jobs: "Callable[..., Iterator[int]]"
 ) -> dict[str, Any] | None:
     """What came of the texts, where a frozen encoder is to read them."""
     from jobs.progress import track

@@ -47,10 +47,11 @@ def plan(
     from training.forecast.devices import device_of
     from training.forecast.timing import estimate_time, measure_time
     from training.plan import plan_run
-    from training.runs import load_manifest
+    from training.runs import load_manifests
 
     speed = device_of(device) if device else None
-    given, chosen = load_manifest(manifest), load_config(config)
+    chosen = load_config(config)
+    given = load_manifests(manifest, chosen)
     planned = plan_run(given, chosen)
     cost = run_cost(planned, chosen, ranks)
     took = None

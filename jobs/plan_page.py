@@ -6,7 +6,7 @@ from importlib.resources import files
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from jobs.plan_text import HOW_TO_TIME, NOT_TIMED, fits_text, fuller, memory_parts, models_of, operations, seconds
+from jobs.plan_text import HOW_TO_TIME, NOT_TIMED, fits_text, fuller, memory_parts, models_of, operations, seconds, whose
 from labeling.report.page import Card, Fact, card_of
 from labeling.report.templates import environment, hours, size, style
 from schemas.manifest import Manifest
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.forecast.cost import RunCost, StageCost
     from training.forecast.timing import RunTime, StageTime
-    from training.plan import RunPlan, ShapePlan, StagePlan
+    from training.plan import DataPlan, Manifests, RunPlan, ShapePlan, StagePlan
 
 _MOST_VALUES, _MOST_SHAPES, _FIRST_SHAPES = 60, 400, 10
 
@@ -29,6 +29,17 @@ class Target:
     values: Sequence["ValueReport"]
     top: float
     more: int
+
+
+@dataclass(frozen=True)
+class DataView:
+    """What some stages draw from: the plan of it, whose it is, and its targets or, without any, cards of the tags that condition."""
+
+    plan: "DataPlan"
+    whose: str
+    targets: Sequence[Target]
+    cards: Sequence[Card]
+    most_clips: int
 
 
 @dataclass(frozen=True)
@@ -59,38 +70,40 @@ class StageView:
 
 
 def plan_page(
-    name: str, manifest: Manifest, config_name: str, config: "TrainConfig", plan: "RunPlan", cost: "RunCost", took: "RunTime | None"
+    name: str, manifests: "Manifests", config_name: str, config: "TrainConfig", plan: "RunPlan", cost: "RunCost", took: "RunTime | None"
 ) -> str:
-    """HTML of a plan. `name` is the manifest's, `took` None where no time is known."""
+    """HTML of a plan. `name` is that of the first manifest, `took` None where no time is known."""
     template = environment().from_string((files("jobs") / "plan_page.html").read_text("utf-8"))
-    tags = [] if plan.balance.values else [tag for tag in config.data.condition_tags if tag in manifest.rows.column_names]
-    cards: list[Card] = [card_of(manifest.rows[tag], tag) for tag in tags]
     times = took.stages if took else [None] * len(plan.stages)
     return template.render(
         style=style(),
         name=name,
         config_name=config_name,
-        manifest=manifest,
+        manifest=manifests[plan.data[0].manifest],
         plan=plan,
         facts=_facts(plan, cost, took),
         basis=f"{took.basis}; {NOT_TIMED}" if took else HOW_TO_TIME,
         models=models_of(cost),
-        targets=_targets(plan.balance.values),
-        cards=cards,
+        datas=[_data(data, plan, manifests[data.manifest], config) for data in plan.data],
         stages=[_stage(*of_stage, took) for of_stage in zip(plan.stages, cost.stages, times, strict=True)],
-        most_clips=max(plan.repeats.values()),
         first_shapes=_FIRST_SHAPES,
     )
 
 
+def _data(data: "DataPlan", plan: "RunPlan", manifest: Manifest, config: "TrainConfig") -> DataView:
+    tags = [] if data.balance.values else [tag for tag in config.data.condition_tags if tag in manifest.rows.column_names]
+    cards = [card_of(manifest.rows[tag], tag) for tag in tags]
+    return DataView(data, whose(data, plan), _targets(data.balance.values), cards, max(data.repeats.values()))
+
+
 def _facts(plan: "RunPlan", cost: "RunCost", took: "RunTime | None") -> list[Fact]:
-    trained_on, left_out = plan.balance.num_rows, sum(plan.left_out.values())
+    trained_on, left_out = sum(data.balance.num_rows for data in plan.data), sum(sum(data.left_out.values()) for data in plan.data)
     computed = sum((of.step_flops + of.encode_flops) * stage.steps for stage, of in zip(plan.stages, cost.stages, strict=True))
     highest = max(cost.stages, key=lambda stage: stage.memory.peak)
     epochs = sum(stage.epochs for stage in plan.stages)
     useful = sum(stage.useful_share * stage.steps for stage in plan.stages) / sum(stage.steps for stage in plan.stages)
     return [
-        Fact("clips in", f"{plan.clips:,}", f"{left_out:,} left out, {trained_on:,} to draw from"),
+        Fact("clips in", f"{sum(data.clips for data in plan.data):,}", f"{left_out:,} left out, {trained_on:,} to draw from"),
         Fact("samples out", f"{sum(stage.samples for stage in plan.stages):,}", f"{epochs:,.2f} epochs"),
         Fact("tokens", _large(sum(stage.tokens for stage in plan.stages)), f"batches {useful:.1%} full, no padding"),
         Fact("steps", f"{sum(stage.steps for stage in plan.stages):,}", f"{len(plan.stages)} stages"),

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from training.balancing.report import ValueReport
     from training.forecast.cost import Memory, RunCost, StageCost
     from training.forecast.timing import RunTime, StageTime
-    from training.plan import RunPlan, StagePlan
+    from training.plan import DataPlan, RunPlan, StagePlan
 
 HOW_TO_TIME = "no time: give a --device (and --ranks) to estimate it, or --measure to take it on this machine"
 NOT_TIMED = "loading and decoding of clips are not in it"
@@ -22,14 +22,14 @@ _FILE_WIDTH = 120
 
 def show(plan: "RunPlan", cost: "RunCost", took: "RunTime | None") -> None:
     """Print a plan with its cost."""
-    captions = "" if plan.has_captions else "; none has a caption: every text is empty"
     width = max(8, *(len(stage.name) for stage in plan.stages)) + 2
 
     def line(name: str, text: str) -> None:
         print(f"{printable(name):<{width}}{text}")
 
-    line("clips", f"{plan.clips:,}; left out: {by_code(plan.left_out) or '0'}{captions}")
-    line("epoch", str(plan.balance))
+    for data in plan.data:
+        line("clips", clips_of(data, plan))
+        line("epoch", str(data.balance))
     line("models", models_of(cost))
     for index, (stage, of_stage) in enumerate(zip(plan.stages, cost.stages, strict=True)):
         lines = [seen(stage), batches(stage), *filter(None, [fuller(stage)]), operations_of(of_stage), memory_of(of_stage.memory)]
@@ -39,9 +39,10 @@ def show(plan: "RunPlan", cost: "RunCost", took: "RunTime | None") -> None:
     line("time", f"{hours(took.hours)} in all, {took.basis}; {NOT_TIMED}" if took else HOW_TO_TIME)
     for stage in plan.stages:
         _print(_shapes(stage))
-    if plan.balance.values:
-        headers = ["balance", "clips", "natural", "wanted", "planned", "realized", "repeats"]
-        _print(grid(headers, map(_value, plan.balance.values), numbers=range(1, 7)))
+    for data in plan.data:
+        if data.balance.values:
+            headers = [f"balance{whose(data, plan)}", "clips", "natural", "wanted", "planned", "realized", "repeats"]
+            _print(grid(headers, map(_value, data.balance.values), numbers=range(1, 7)))
 
 
 def _print(table: "Table") -> None:
@@ -49,6 +50,18 @@ def _print(table: "Table") -> None:
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else _FILE_WIDTH).print(table)
+
+
+def whose(data: "DataPlan", plan: "RunPlan") -> str:
+    """Which stages draw from this, where it is not all of them."""
+    return f" of {', '.join(map(printable, data.stages))}" if len(plan.data) > 1 else ""
+
+
+def clips_of(data: "DataPlan", plan: "RunPlan") -> str:
+    """What goes in."""
+    captions = "" if data.has_captions else "; none has a caption: every text is empty"
+    place = f" in {printable(data.manifest)}" if data.manifest else ""
+    return f"{data.clips:,}{place}{whose(data, plan)}; left out: {by_code(data.left_out) or '0'}{captions}"
 
 
 # ---- lines of a stage ----

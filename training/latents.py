@@ -4,7 +4,7 @@ Each clip is encoded alone, so its latents do not depend on its batch.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -87,12 +87,12 @@ def encoder_digest(vae: VAE) -> str:
     return digest.hexdigest()
 
 
-def open_latents(config: TrainConfig, vae: VAE, prepared: Prepared) -> Cache | None:
+def open_latents(config: TrainConfig, vae: VAE, of_stages: Sequence[Prepared]) -> Cache | None:
     """The cache of latents, where there is to be one. Raises TrainError where it lacks any that a stage may draw."""
     if config.data.cache is None:
         return None
     cache = Cache(latents_folder(config.data.cache, vae))
-    for stage in config.stages:
+    for stage, prepared in zip(config.stages, of_stages, strict=True):
         check_latents(prepared, shapes_of(prepared, config, stage), config.data, cache)
     return cache
 

@@ -3,6 +3,7 @@
 Training starts from the same functions, so that a plan is what will be, but for clips that turn out to be unreadable.
 """
 
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,15 @@ import pyarrow as pa
 from schemas.manifest import Manifest
 from training.balance import Balance, plan_balance
 from training.balancing.report import BalanceReport
-from training.config import StageConfig, TrainConfig, TrainError
+from training.config import BalanceConfig, StageConfig, TrainConfig, TrainError
 from training.fullness import Batching, find_fuller
 from training.packing import Loads, Planner, PlanState, make_planner
 from training.sampler import Sampler, make_sampler
 from training.shapes import Shapes, elongated, plan_shapes, token_of
 from training.texts import has_texts
+
+Manifests = Mapping[str | None, Manifest]
+"""Manifests by the name that stages give them; that of the command line has none."""
 
 MOST_DRAWS = 500_000  # of a stage that are planned; what comes after is taken to go on likewise
 _PROBES = 4  # batches of a stage whose cost is looked at
@@ -24,7 +28,7 @@ _PROBES = 4  # batches of a stage whose cost is looked at
 
 @dataclass(frozen=True)
 class Prepared:
-    """A manifest made ready for a run: the rows it trains on, how often each is drawn, and in which order."""
+    """A manifest made ready for stages: the rows they train on, how often each is drawn, and in which order."""
 
     rows: pa.Table
     num_left_out: int  # too elongated for an area of a stage
@@ -79,14 +83,26 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class RunPlan:
-    """A whole run. `repeats` is how many clips the first epoch shows how often: 0 are those it leaves for another."""
+class DataPlan:
+    """What some stages draw from: one manifest under one balance.
 
+    `repeats` is how many clips the first epoch shows how often: 0 are those it leaves for another.
+    """
+
+    stages: tuple[str, ...]
+    manifest: str | None  # as the stages name it; none: that of the command line
     clips: int
     left_out: dict[str, int]  # reason -> clips
     has_captions: bool
     balance: BalanceReport
     repeats: dict[int, int]  # times -> clips
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """A whole run: what it draws from, in the order in which stages come to it, and its stages."""
+
+    data: tuple[DataPlan, ...]
     stages: tuple[StagePlan, ...]
 
 
@@ -95,6 +111,7 @@ class PlannedStage:
     """A stage with what its cost can be told from: the shapes of the rows, some of its batches evenly spaced, and its largest, as draws."""
 
     plan: StagePlan
+    prepared: Prepared
     shapes: Shapes
     probes: tuple[tuple[int, ...], ...]
     largest: tuple[int, ...]
@@ -105,19 +122,37 @@ class PlannedRun:
     """The figures of a run, and what they were made from."""
 
     plan: RunPlan
-    prepared: Prepared
     stages: tuple[PlannedStage, ...]
 
 
-def prepare(manifest: Manifest, config: TrainConfig) -> Prepared:
-    """Rows, balance and order of a run. Raises TrainError where there is nothing to train on, or the balance cannot be met."""
-    rows = manifest.rows
+def prepare(manifests: Manifests, config: TrainConfig) -> tuple[Prepared, ...]:
+    """Rows, balance and order of each stage; the same object where stages draw from the same.
+
+    Raises TrainError where a stage has no manifest or nothing to train on, or a balance cannot be met.
+    """
+    made: list[tuple[list[StageConfig], Prepared]] = []
+    for stage in config.stages:
+        if not any(stage in stages for stages, _ in made):
+            wanted = (stage.manifest, config.balance_of(stage))
+            alike = [other for other in config.stages if (other.manifest, config.balance_of(other)) == wanted]
+            made.append((alike, _prepare(manifests[stage.manifest], config, alike)))
+    return tuple(next(prepared for stages, prepared in made if stage in stages) for stage in config.stages)
+
+
+def distinct(of_stages: Iterable[Prepared]) -> list[Prepared]:
+    """Each of them once, in the order in which stages come to it."""
+    return list({id(prepared): prepared for prepared in of_stages}.values())
+
+
+def _prepare(manifest: Manifest, config: TrainConfig, stages: Sequence[StageConfig]) -> Prepared:
+    rows, place = manifest.rows, f"of {stages[0].manifest} " if stages[0].manifest else ""
     if rows.num_rows == 0:
-        raise TrainError("the manifest is empty: its predicate selected no clip")
-    kept = rows.filter(pa.array(~elongated(rows, [config.shapes_of(stage) for stage in config.stages], token_of(config))))
+        raise TrainError(f"the manifest {place}is empty: its predicate selected no clip")
+    kept = rows.filter(pa.array(~elongated(rows, [config.shapes_of(stage) for stage in stages], token_of(config))))
     if kept.num_rows == 0:
-        raise TrainError(f"all {rows.num_rows} clips of the manifest are too elongated for the areas of the shapes")
-    balance = plan_balance(kept, config.balance, _tokens(kept, config))
+        raise TrainError(f"all {rows.num_rows} clips of the manifest {place}are too elongated for the areas of the shapes")
+    wanted = config.balance_of(stages[0])
+    balance = plan_balance(kept, wanted, _tokens(kept, wanted, config, stages[-1]))
     origin = manifest.facts.made_from.get("settings", "")
     return Prepared(kept, rows.num_rows - kept.num_rows, origin, balance, make_sampler(balance, manifest.digest, config.seed))
 
@@ -133,23 +168,31 @@ def planner_of(shapes: Shapes, stage: StageConfig, sampler: Sampler, state: Plan
     return make_planner(stage.batching, loads, sampler.rows, state)
 
 
-def plan_run(manifest: Manifest, config: TrainConfig) -> PlannedRun:
+def plan_run(manifests: Manifests, config: TrainConfig) -> PlannedRun:
     """Everything that a run will see but for clips that turn out to be unreadable. Raises TrainError."""
-    prepared = prepare(manifest, config)
-    stages, state = [], PlanState()
-    for stage in config.stages:
-        planned, state = _plan_stage(prepared, config, stage, state)
+    of_stages = prepare(manifests, config)
+    stages, state, before = [], PlanState(), None
+    for stage, prepared in zip(config.stages, of_stages, strict=True):
+        planned, state = _plan_stage(prepared, config, stage, state if prepared is before else PlanState())
         stages.append(planned)
-    left_out = {"too elongated": prepared.num_left_out} if prepared.num_left_out else {}
-    plan = RunPlan(
-        clips=manifest.rows.num_rows,
-        left_out=left_out,
+        before = prepared
+    data = tuple(_plan_data(manifests, config, each, of_stages) for each in distinct(of_stages))
+    plan = RunPlan(data, tuple(stage.plan for stage in stages))
+    return PlannedRun(plan, tuple(stages))
+
+
+def _plan_data(manifests: Manifests, config: TrainConfig, prepared: Prepared, of_stages: Sequence[Prepared]) -> DataPlan:
+    stages = [stage for stage, theirs in zip(config.stages, of_stages, strict=True) if theirs is prepared]
+    times, clips = np.unique(prepared.sampler.counts(0), return_counts=True)
+    return DataPlan(
+        stages=tuple(stage.name for stage in stages),
+        manifest=stages[0].manifest,
+        clips=manifests[stages[0].manifest].rows.num_rows,
+        left_out={"too elongated": prepared.num_left_out} if prepared.num_left_out else {},
         has_captions=has_texts(prepared.rows, config.data.caption_lengths),
         balance=prepared.balance.report,
-        repeats={int(times): int(clips) for times, clips in zip(*np.unique(prepared.sampler.counts(0), return_counts=True), strict=True)},
-        stages=tuple(stage.plan for stage in stages),
+        repeats=dict(zip(times.tolist(), clips.tolist(), strict=True)),
     )
-    return PlannedRun(plan, prepared, tuple(stages))
 
 
 def _plan_stage(prepared: Prepared, config: TrainConfig, stage: StageConfig, state: PlanState) -> tuple[PlannedStage, PlanState]:
@@ -181,7 +224,7 @@ def _plan_stage(prepared: Prepared, config: TrainConfig, stage: StageConfig, sta
     )
     largest = max(range(len(batches)), key=lambda i: (shapes.tokens[of_batch[i]].sum(), len(batches[i])))
     probes = np.unique(np.linspace(0, len(batches) - 1, _PROBES).round().astype(int))
-    return PlannedStage(planned, shapes, tuple(batches[i] for i in probes), batches[largest]), planner.state
+    return PlannedStage(planned, prepared, shapes, tuple(batches[i] for i in probes), batches[largest]), planner.state
 
 
 def _shape_plans(shapes: Shapes, stage: StageConfig, rows: np.ndarray) -> tuple[ShapePlan, ...]:
@@ -199,8 +242,8 @@ def _shape_plans(shapes: Shapes, stage: StageConfig, rows: np.ndarray) -> tuple[
     return tuple(plans)
 
 
-def _tokens(rows: pa.Table, config: TrainConfig) -> np.ndarray | None:
-    """Tokens of each row in the last stage, where the balance is one of tokens."""
-    if config.balance is None or config.balance.unit != "tokens":
+def _tokens(rows: pa.Table, balance: BalanceConfig | None, config: TrainConfig, stage: StageConfig) -> np.ndarray | None:
+    """Tokens of each row in a stage, where the balance is one of tokens."""
+    if balance is None or balance.unit != "tokens":
         return None
-    return plan_shapes(rows, config.shapes_of(config.stages[-1]), token_of(config)).tokens
+    return plan_shapes(rows, config.shapes_of(stage), token_of(config)).tokens

@@ -4,7 +4,8 @@ config.yaml  run.json  metrics.jsonl  audit.jsonl  tensorboard/  checkpoints/ste
 """
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from training.controls.source import told_channels
 from training.dit import DiT
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.encoding.text_features import open_text_encoder
+from training.plan import Manifests, Prepared, distinct
 from training.vae import VAE
 
 _FREE = ("vae.kl_weight", "vae.weights")  # do not change what a vae is
@@ -67,10 +69,21 @@ def load_manifest(path: str | Path) -> Manifest:
         raise TrainError(f"{path} cannot be used: {error}" if isinstance(error, OSError) else str(error)) from error
 
 
+def load_manifests(path: str | Path | None, config: TrainConfig) -> dict[str | None, Manifest]:
+    """The manifests of all stages by the name they give them; that of `path`, if any, has none. Raises TrainError."""
+    manifests: dict[str | None, Manifest] = {} if path is None else {None: load_manifest(path)}
+    for stage in config.stages:
+        if stage.manifest is None and path is None:
+            raise TrainError(f"stages: {stage.name} names no manifest, and none is given; give one with --manifest")
+        if stage.manifest not in manifests:
+            manifests[stage.manifest] = load_manifest(str(stage.manifest))
+    return manifests
+
+
 def check_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
     """Raises TrainError where a run may not be started or resumed there.
 
-    `facts` must hold manifest_digest, order_key and text_encoder.
+    `facts` must hold data and text_encoder.
     """
     out = run.path
     if run.facts.exists():
@@ -94,15 +107,36 @@ def start_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any]) -> Non
 def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise TrainError(f"{run.path} holds a run already; continue it with --resume, or choose another --out")
-    began, manifest_digest = json.loads(run.facts.read_text()), facts["manifest_digest"]
-    if (digest := began["manifest_digest"]) != manifest_digest:
-        digests = f"digest {digest[:12]}, this one is {manifest_digest[:12]}"
-        raise TrainError(f"{run.path} was started from another manifest ({digests}); give that one, or another --out")
+    began = json.loads(run.facts.read_text())
+    for had, has in zip(began["data"], facts["data"], strict=False):
+        if had["manifest_digest"] != has["manifest_digest"]:
+            digests = f"digest {had['manifest_digest'][:12]}, {has['manifest']} is {has['manifest_digest'][:12]}"
+            raise TrainError(f"{run.path} was started from another manifest ({digests}); give that one, or another --out")
     if changed := changed_keys(load_config(run.config), config):
         raise TrainError(f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out")
     _check_same_encoder(run, began, facts["text_encoder"])
-    if began["order_key"] != facts["order_key"]:
+    if any(had["order_key"] != has["order_key"] for had, has in zip(began["data"], facts["data"], strict=True)):
         raise TrainError(f"{run.path} draws its clips in another order than this machine or version would; resume it where it was started")
+
+
+def data_facts(manifests: Manifests, path: str | Path | None, config: TrainConfig, of_stages: Sequence[Prepared]) -> list[dict[str, Any]]:
+    """What a run records of its data: of each that stages draw from its manifest, how it is balanced, and the order of its draws."""
+    facts = []
+    for prepared in distinct(of_stages):
+        stages = [stage for stage, theirs in zip(config.stages, of_stages, strict=True) if theirs is prepared]
+        manifest = manifests[stages[0].manifest]
+        facts.append(
+            {
+                "stages": [stage.name for stage in stages],
+                "manifest": str(stages[0].manifest or path),
+                "manifest_digest": manifest.digest,
+                "clips": manifest.rows.num_rows,
+                "clips_too_elongated": prepared.num_left_out,
+                "balance": asdict(prepared.balance.report),
+                "order_key": f"{prepared.sampler.key:032x}",
+            }
+        )
+    return facts
 
 
 def text_facts(encoder: FrozenTextEncoder | None) -> dict[str, str] | None:

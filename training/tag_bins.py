@@ -21,20 +21,28 @@ def bin_of(quantiles: np.ndarray, bins: int) -> np.ndarray:
     return np.where(np.isnan(quantiles), UNKNOWN, numbers).astype(np.int64)
 
 
-def tag_bins(rows: pa.Table, tags: Sequence[str], bins: int) -> np.ndarray:
-    """The bin of each row for each of N tags, int16 [rows, N]. Raises TrainError for a tag that is not there or not numeric."""
-    columns = [bin_of(tag_quantiles(rows, tag), bins) for tag in tags]
+def tag_bins(rows: pa.Table, tags: Sequence[str], bins: int, among: Sequence[pa.Table] = ()) -> np.ndarray:
+    """The bin of each row for each of N tags, int16 [rows, N], by its rank among the rows, or among those of several tables.
+
+    Raises TrainError for a tag that is not there or not numeric.
+    """
+    columns = [bin_of(tag_quantiles(rows, tag, among), bins) for tag in tags]
     return np.stack([*columns, np.zeros(rows.num_rows, np.int64)], axis=1)[:, : len(columns)].astype(np.int16)
 
 
-def tag_quantiles(rows: pa.Table, tag: str) -> np.ndarray:
-    """A numeric tag as the share of clips with a lower value, ties in the middle: float64 [N], nan where null."""
+def tag_quantiles(rows: pa.Table, tag: str, among: Sequence[pa.Table] = ()) -> np.ndarray:
+    """A numeric tag as the share of clips with a lower value, ties in the middle: float64 [N], nan where null. TrainError as above."""
+    values = _values(rows, tag)
+    everything = np.concatenate([_values(table, tag) for table in among]) if among else values
+    known = np.sort(everything[~np.isnan(everything)])
+    ranks = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / 2
+    return np.where(np.isnan(values), np.nan, ranks / max(len(known), 1))
+
+
+def _values(rows: pa.Table, tag: str) -> np.ndarray:
     if tag not in rows.column_names:
         raise TrainError(f"data.condition_tags: the manifest has no column {tag!r}; {nearest(tag, rows.column_names)}")
     kind = rows.schema.field(tag).type
     if not (pt.is_integer(kind) or pt.is_floating(kind) or pt.is_boolean(kind) or pt.is_null(kind)):
         raise TrainError(f"data.condition_tags: {tag} is not numeric but {kind}")
-    values = rows.column(tag).cast(pa.float64()).to_numpy()
-    known = np.sort(values[~np.isnan(values)])
-    ranks = (np.searchsorted(known, values, "left") + np.searchsorted(known, values, "right")) / 2
-    return np.where(np.isnan(values), np.nan, ranks / max(len(known), 1))
+    return rows.column(tag).cast(pa.float64()).to_numpy()

@@ -9,11 +9,12 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from training.audit import Audit, Tally, make_audit
 from training.checkpoint import Progress, Training, load_models, load_progress, load_training, save_checkpoint
-from training.config import StageConfig, TrainConfig, TrainError, load_config
+from training.config import CarryConfig, StageConfig, TrainConfig, TrainError, load_config
 from training.controls.source import ControlSource
 from training.data import BatchMaker, Clip, ClipSource, Contents, Order, Pixels, nothing_readable
 from training.encoding.cache import Cache
@@ -32,10 +33,11 @@ from training.loader import LoadedStep, load_steps
 from training.log import RunLog, SilentLog
 from training.losses import batch_loss, noise_generator
 from training.optimize import learning_rate, update_average
+from training.packing import PlanState
 from training.pixels import to_pixels, to_tensor
-from training.plan import Prepared, planner_of, prepare, shapes_of
+from training.plan import Prepared, distinct, planner_of, prepare, shapes_of
 from training.ranks import Ranks, check_ranks, join_ranks
-from training.runs import RunFolder, check_run, load_manifest, make_models, start_run, take_vae, text_facts
+from training.runs import RunFolder, check_run, data_facts, load_manifests, make_models, start_run, take_vae, text_facts
 from training.stopping import Stopped, stop_signals
 from training.tag_bins import tag_bins
 from training.texts import has_texts
@@ -58,15 +60,31 @@ class Run:
     config: TrainConfig
     folder: RunFolder
     models: nn.ModuleDict
-    prepared: Prepared
+    data: tuple["StageData", ...]  # of each stage
     cache: Cache | None
     texts: TextSource | None  # of features, where a frozen encoder reads them
-    bins: np.ndarray  # int16 [rows, tags], as the dit is told them
     ranks: Ranks
-    audit: Audit
     log: RunLog | SilentLog
     stop: Callable[[], bool]
     skipped: dict[str, str]  # clip_id -> why it could not be read, of all ranks
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage draws from; `bins` are the tags as the dit is told them, int16 [rows, tags]."""
+
+    prepared: Prepared
+    bins: np.ndarray
+    audit: Audit
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a stage leaves to the next: the weights of its last step, where these are wanted, their average, the optimizer's state."""
+
+    last: Mapping[str, Tensor]
+    average: nn.Module
+    optimizer: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -90,21 +108,14 @@ class Taken:
     tokens: int
 
 
-def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, resume: bool = False) -> TrainResult:
-    """Train what the config says on the clips of a manifest, into the folder `out`. Raises TrainError."""
+def train(config_or_preset: str | Path, manifest_path: str | Path | None, out: Path, resume: bool = False) -> TrainResult:
+    """Train what the config says into the folder `out`, on the clips of a manifest and of those that stages name. Raises TrainError."""
     began = time.monotonic()
-    config, manifest = load_config(config_or_preset), load_manifest(manifest_path)
-    prepared, encoder = prepare(manifest, config), open_text_encoder(config)
-    audit = make_audit(prepared.rows, prepared.balance, config)
-    facts = {
-        "manifest": str(manifest_path),
-        "manifest_digest": manifest.digest,
-        "clips": manifest.rows.num_rows,
-        "clips_too_elongated": prepared.num_left_out,
-        "balance": asdict(prepared.balance.report),
-        "order_key": f"{prepared.sampler.key:032x}",
-        "text_encoder": text_facts(encoder),
-    }
+    config = load_config(config_or_preset)
+    manifests, encoder = load_manifests(manifest_path, config), open_text_encoder(config)
+    of_stages = prepare(manifests, config)
+    data = _stage_data(config, of_stages)
+    facts = {"data": data_facts(manifests, manifest_path, config, of_stages), "text_encoder": text_facts(encoder)}
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     total_steps = sum(stage.steps for stage in config.stages)
@@ -118,34 +129,46 @@ def train(config_or_preset: str | Path, manifest_path: str | Path, out: Path, re
             load_models(checkpoint, models)
         else:
             take_vae(config, models)
-        cache, texts = open_latents(config, models["vae"], prepared), open_texts(config, encoder, prepared)
+        cache, texts = open_latents(config, models["vae"], of_stages), open_texts(config, encoder, of_stages)
         ranks.gather("all have looked at the folder as it was")
         if ranks.leads:
             start_run(folder, config, facts)
-        bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins)
         log = RunLog(folder.path, total_steps, progress.total_steps, config.log_every_s) if ranks.leads else SilentLog()
         with log, stop_signals() as stop:
-            run = Run(config, folder, models, prepared, cache, texts, bins, ranks, audit, log, stop, dict(progress.skipped))
+            run = Run(config, folder, models, data, cache, texts, ranks, log, stop, dict(progress.skipped))
             _introduce(run, facts, progress, total_steps)
+            carried: Carried | None = None
             for stage in config.stages[progress.stage :]:
-                progress = train_stage(run, stage, progress)
+                progress, carried = train_stage(run, stage, progress, carried)
             sample = _final_sample(run)
             if run.skipped and ranks.leads:
                 (folder.path / "skipped.json").write_text(json.dumps(run.skipped, indent=2) + "\n")
     return TrainResult(progress.total_steps, time.monotonic() - began, sample, run.skipped)
 
 
+def _stage_data(config: TrainConfig, of_stages: Sequence[Prepared]) -> tuple[StageData, ...]:
+    everything = [prepared.rows for prepared in distinct(of_stages)]
+    made = {}
+    for prepared in distinct(of_stages):
+        bins = tag_bins(prepared.rows, config.data.condition_tags, config.dit.tag_bins, everything)
+        made[id(prepared)] = StageData(prepared, bins, make_audit(prepared.rows, prepared.balance, config))
+    return tuple(made[id(prepared)] for prepared in of_stages)
+
+
 def _introduce(run: Run, facts: dict, progress: Progress, total_steps: int) -> None:
     sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in run.models.items()}
     models = ", ".join(f"{name} of {size / 1e6:.2f} M weights" for name, size in sizes.items())
-    run.log.say(f"{facts['clips']} clips, {facts['clips_too_elongated']} of them too elongated; {models}; {total_steps} steps")
-    if not has_texts(run.prepared.rows, run.config.data.caption_lengths):
-        run.log.say("the manifest holds no captions: every text is empty")
-    if run.config.balance:
-        report = run.prepared.balance.report
+    run.log.say(f"{models}; {total_steps} steps")
+    for told in facts["data"]:
+        run.log.say(f"{', '.join(told['stages'])}: {told['clips']} clips, {told['clips_too_elongated']} of them too elongated")
+    for prepared in distinct(data.prepared for data in run.data):
+        if not has_texts(prepared.rows, run.config.data.caption_lengths):
+            run.log.say("the manifest holds no captions: every text is empty")
+        report = prepared.balance.report
         for value in report.values:
             run.log.say(f"balance by {value}")
-        run.log.say(f"balance: {report}")
+        if report.values:
+            run.log.say(f"balance: {report}")
     if progress.total_steps:
         run.log.say(f"resuming after step {progress.total_steps}")
 
@@ -153,31 +176,45 @@ def _introduce(run: Run, facts: dict, progress: Progress, total_steps: int) -> N
 # ---- one stage ----
 
 
-def train_stage(run: Run, stage: StageConfig, progress: Progress) -> Progress:
+def train_stage(run: Run, stage: StageConfig, progress: Progress, carried: Carried | None) -> tuple[Progress, Carried]:
     """Train one model from where `progress` stands to the end of the stage, where it takes its averaged weights."""
-    training, feed = _start_stage(run, stage, progress), _start_feed(run, stage, progress)
+    training, feed = _start_stage(run, stage, progress, carried), _start_feed(run, stage, progress)
     with closing(feed.steps):
         while progress.step < stage.steps:
             progress = train_step(run, stage, training, feed, progress)
-            _audit(run, stage, feed.tally, progress)
+            _audit(run, stage, feed, progress)
             if progress.step < stage.steps:  # the end of the stage is saved below
                 _between_steps(run, stage, training, feed, progress)
+    following = run.config.stages[progress.stage + 1 : progress.stage + 2]
+    carries = bool(following) and following[0].carry != CarryConfig()
+    if carries:  # resumed from here, the stage ends once more, and what is carried is there
+        _save(run, training, feed, progress)
+    carried = Carried(deepcopy(training.model.state_dict()) if carries else {}, training.average, training.optimizer.state_dict())
     training.model.load_state_dict(training.average.state_dict())
-    progress = replace(progress, stage=progress.stage + 1, step=0, audit=(), skipped=run.skipped)
+    goes_on = bool(following) and run.data[progress.stage + 1].prepared is run.data[progress.stage].prepared
+    plan = progress.plan if goes_on else PlanState()
+    progress = replace(progress, stage=progress.stage + 1, step=0, plan=plan, audit=(), skipped=run.skipped)
     if stage.model == "vae":
         measure_latents(run.models["vae"], feed.source, feed.order)
         run.ranks.follow(run.models["vae"])
     if run.ranks.leads:
         if stage.model == "vae":
             _write_reconstruction(run, feed, progress)
-        save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
-    return progress
+        if not carries:
+            save_checkpoint(run.folder.checkpoints, progress, run.models, None, run.config.keep_checkpoints)
+    return progress, carried
 
 
-def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
-    model = run.models[stage.model].train()
-    average = deepcopy(model).requires_grad_(False)
+def _start_stage(run: Run, stage: StageConfig, progress: Progress, carried: Carried | None) -> Training:
+    model, carry = run.models[stage.model].train(), stage.carry
+    if carried and carry.weights == "last":
+        model.load_state_dict(carried.last)
+    average = carried.average if carried and carry.average == "keep" else deepcopy(model).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=stage.weight_decay, betas=(0.9, 0.98))
+    if carried and carry.optimizer == "keep":
+        optimizer.load_state_dict(carried.optimizer)
+        for group in optimizer.param_groups:
+            group["weight_decay"] = stage.weight_decay
     training = Training(model, average, optimizer)
     if progress.step:
         load_training(run.folder.newest_checkpoint(), training)
@@ -185,41 +222,47 @@ def _start_stage(run: Run, stage: StageConfig, progress: Progress) -> Training:
 
 
 def _start_feed(run: Run, stage: StageConfig, progress: Progress) -> Feed:
-    data, sampler, shapes = run.config.data, run.prepared.sampler, shapes_of(run.prepared, run.config, stage)
+    data, of_stage = run.config.data, run.data[progress.stage]
+    prepared, shapes = of_stage.prepared, shapes_of(of_stage.prepared, run.config, stage)
     inputs: Callable[[Clip], Tensor] = _pixels
     contents: Contents = Pixels(run.config.threads)
     if run.cache:
-        contents, inputs = CachedLatents(run.cache, run.prepared.origin), _content
+        contents, inputs = CachedLatents(run.cache, prepared.origin), _content
     elif stage.model == "dit":
         inputs = LatentSource(run.models["vae"], data.memory_mb)
     texts = run.texts if stage.model == "dit" else None
     controls = ControlSource(run.config, run.models["vae"]) if stage.model == "dit" and run.config.told_controls else None
-    make_batch = BatchMaker(inputs, run.bins, run.config.vae.time_factor, texts, controls)
+    make_batch = BatchMaker(inputs, of_stage.bins, run.config.vae.time_factor, texts, controls)
     read_texts = texts if isinstance(texts, CachedTexts) else None  # by workers; those to be encoded are by this process
-    source = ClipSource(run.prepared.rows, data, contents, data.memory_mb / max(data.workers, 1), read_texts)
-    order = Order(sampler, shapes, data.windows_per_clip)
-    steps = load_steps(source, planner_of(shapes, stage, sampler, progress.plan), order, run.ranks, data.workers)
-    return Feed(source, order, steps, make_batch, Tally(run.audit, _waiting(run, progress), progress.audit))
+    source = ClipSource(prepared.rows, data, contents, data.memory_mb / max(data.workers, 1), read_texts)
+    order = Order(prepared.sampler, shapes, data.windows_per_clip)
+    steps = load_steps(source, planner_of(shapes, stage, prepared.sampler, progress.plan), order, run.ranks, data.workers)
+    return Feed(source, order, steps, make_batch, Tally(of_stage.audit, _waiting(order, progress), progress.audit))
 
 
-def _audit(run: Run, stage: StageConfig, tally: Tally, progress: Progress) -> None:
+def _audit(run: Run, stage: StageConfig, feed: Feed, progress: Progress) -> None:
     """Compare what was trained on with the plan where it is time to."""
     every_steps = run.config.audit.every_steps
-    if run.audit.facets and (progress.step % every_steps == 0 or progress.step == stage.steps):
-        run.log.audit(stage.name, progress.total_steps, tally.close_window(_waiting(run, progress)))
+    if run.data[run.config.stages.index(stage)].audit.facets and (progress.step % every_steps == 0 or progress.step == stage.steps):
+        run.log.audit(stage.name, progress.total_steps, feed.tally.close_window(_waiting(feed.order, progress)))
 
 
-def _waiting(run: Run, progress: Progress) -> list[int]:
+def _waiting(order: Order, progress: Progress) -> list[int]:
     """The rows of what is drawn and in no step yet."""
-    return [int(run.prepared.sampler.rows(k, 1)[0]) for k in progress.plan.carried]
+    return [int(order.sampler.rows(k, 1)[0]) for k in progress.plan.carried]
+
+
+def _save(run: Run, training: Training, feed: Feed, progress: Progress) -> None:
+    if run.ranks.leads:
+        kept = replace(progress, audit=tuple(feed.tally.state.tolist()), skipped=run.skipped)
+        save_checkpoint(run.folder.checkpoints, kept, run.models, training, run.config.keep_checkpoints)
 
 
 def _between_steps(run: Run, stage: StageConfig, training: Training, feed: Feed, progress: Progress) -> None:
     """Save and sample where it is time to, and stop where that was asked for."""
     config, stopping = run.config, any(run.ranks.gather(run.stop()))
-    if run.ranks.leads and (stopping or progress.step % config.checkpoint_every_steps == 0):
-        kept = replace(progress, audit=tuple(feed.tally.state.tolist()), skipped=run.skipped)
-        save_checkpoint(run.folder.checkpoints, kept, run.models, training, config.keep_checkpoints)
+    if stopping or progress.step % config.checkpoint_every_steps == 0:
+        _save(run, training, feed, progress)
     if stopping:
         raise Stopped(f"stopped after step {progress.total_steps}, which is saved; continue with --resume")
     every = config.sample.every_steps if run.ranks.leads and stage.model == "dit" else 0
@@ -290,7 +333,7 @@ def _take(run: Run, feed: Feed) -> Taken:
         if any(samples for samples, _, _ in parts):
             return Taken(step, batches, sum(samples for samples, _, _ in parts), sum(tokens for _, tokens, _ in parts))
         unread += step.part.draws
-        if unread > run.prepared.sampler.epoch_length:
+        if unread > feed.order.sampler.epoch_length:
             break
     raise nothing_readable(run.skipped)
 

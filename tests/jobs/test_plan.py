@@ -49,7 +49,7 @@ def hostile(given, tmp_path_factory):
 def test_a_plan_counts_what_the_planners_of_a_run_give(given):
     path, config_path = given
     manifest, config = read_manifest(path), TrainConfig(**yaml.safe_load(config_path.read_text()))
-    plan, prepared, state = plan_run(manifest, config).plan, prepare(manifest, config), PlanState()
+    plan, (prepared, *_), state = plan_run({None: manifest}, config).plan, prepare({None: manifest}, config), PlanState()
     for stage, planned in zip(config.stages, plan.stages, strict=True):
         shapes = shapes_of(prepared, config, stage)
         planner = planner_of(shapes, stage, prepared.sampler, state)
@@ -65,9 +65,9 @@ def test_a_plan_counts_what_the_planners_of_a_run_give(given):
 def test_a_long_stage_is_planned_in_part_and_says_so(given, monkeypatch):
     path, config_path = given
     manifest, config = read_manifest(path), TrainConfig(**yaml.safe_load(config_path.read_text()))
-    whole = plan_run(manifest, config).plan.stages[1]
+    whole = plan_run({None: manifest}, config).plan.stages[1]
     monkeypatch.setattr("training.plan.MOST_DRAWS", 10)
-    part = plan_run(manifest, config).plan.stages[1]
+    part = plan_run({None: manifest}, config).plan.stages[1]
     assert part.planned_steps < part.steps == whole.steps and part.samples == pytest.approx(whole.samples, rel=0.4)
 
 
@@ -92,7 +92,7 @@ def test_what_is_named_as_fuller_is_so(given):
 
     def stage(**changes):
         changed = config.stages[1].model_copy(update={"steps": 400, "micro_batches": 1, **changes})
-        return plan_run(manifest, config.model_copy(update={"stages": (config.stages[0], changed)})).plan.stages[1]
+        return plan_run({None: manifest}, config.model_copy(update={"stages": (config.stages[0], changed)})).plan.stages[1]
 
     loose = stage(max_tokens=19)
     assert loose.useful_share < FULL and loose.fuller.batching == "packed" and loose.fuller.useful_share >= FULL

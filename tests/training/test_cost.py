@@ -45,7 +45,7 @@ def run(tmp_path_factory) -> PlannedRun:
         for i in range(60)
     ]
     write_manifest(path, pa.Table.from_pylist(rows), "true", {}, {})
-    return plan_run(read_manifest(path), CONFIG)
+    return plan_run({None: read_manifest(path)}, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def _only_packed(run: PlannedRun, **changes: object) -> tuple[PlannedRun, TrainC
 def _dry(run: PlannedRun, stage: PlannedStage, what):
     with FakeTensorMode():
         models = make_models(CONFIG)
-        return what(models[stage.plan.model], make_batch(run, stage, CONFIG, stage.largest))
+        return what(models[stage.plan.model], make_batch(stage, CONFIG, stage.largest))
 
 
 def _real(run: PlannedRun, stage: PlannedStage, what):
-    return what(make_models(CONFIG)[stage.plan.model], make_batch(run, stage, CONFIG, stage.largest))
+    return what(make_models(CONFIG)[stage.plan.model], make_batch(stage, CONFIG, stage.largest))
 
 
 @pytest.fixture(scope="module", params=[0, 1, 2], ids=["vae", "bucketed", "packed"])
@@ -129,14 +129,14 @@ def _start(event) -> int:
 def test_attention_costs_the_square_of_each_clip_and_not_of_the_row(run):
     """Two clips of L tokens end to end cost as two, not as one of 2 L."""
     stage = run.stages[2]
-    clip = max(stage.largest, key=lambda k: stage.shapes.tokens[run.prepared.sampler.rows(k, 1)[0]])
-    other = min(stage.largest, key=lambda k: stage.shapes.tokens[run.prepared.sampler.rows(k, 1)[0]])
+    clip = max(stage.largest, key=lambda k: stage.shapes.tokens[stage.prepared.sampler.rows(k, 1)[0]])
+    other = min(stage.largest, key=lambda k: stage.shapes.tokens[stage.prepared.sampler.rows(k, 1)[0]])
     with FakeTensorMode():
         dit = make_models(CONFIG)["dit"]
         one, two, mixed, more = (
             train_flops(dit, replace(batch, conditions=replace(batch.conditions, texts=("",) * len(draws))))
             for draws in ([clip], [clip] * 2, [clip, other], [clip] * 2 + [other] * 2)
-            for batch in [make_batch(run, stage, CONFIG, draws)]
+            for batch in [make_batch(stage, CONFIG, draws)]
         )
     assert two == 2 * one and more == 2 * mixed < 4 * one
 
@@ -157,13 +157,13 @@ def test_costs_of_a_run(run, cost):
     assert cost.stages[0].encode_flops == 0
     with count_flops() as flops:
         for draws in run.stages[2].probes:
-            for pixels in make_pixels(run, run.stages[2], draws):
+            for pixels in make_pixels(run.stages[2], draws):
                 encode(models["vae"], pixels)
     assert cost.stages[2].encode_flops == pytest.approx(4 * flops.get_total_flops() / len(run.stages[2].probes))
 
 
 def _real_flops(run, stage, draws, models) -> int:
-    return train_flops(models[stage.plan.model], make_batch(run, stage, CONFIG, draws))
+    return train_flops(models[stage.plan.model], make_batch(stage, CONFIG, draws))
 
 
 def test_ranks_share_the_batches_of_a_step(run):

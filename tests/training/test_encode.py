@@ -53,11 +53,11 @@ def _row(video: Path, number: int, **changes: object) -> dict[str, object]:
 
 def _prepared(folder: Path, rows: list[dict[str, object]], config: TrainConfig = CONFIG, **facts: object) -> Prepared:
     write_manifest(folder / "m.parquet", pa.Table.from_pylist(rows), "true", {}, {}, **facts)
-    return prepare(read_manifest(folder / "m.parquet"), config)
+    return prepare({None: read_manifest(folder / "m.parquet")}, config)[0]
 
 
 def _plan(prepared: Prepared, folder: Path, config: TrainConfig = CONFIG) -> Encoding:
-    return plan_encoding(prepared, config, config.stages, folder, "float32")
+    return plan_encoding((prepared,) * len(config.stages), config, folder, "float32")
 
 
 def test_cached_latents_are_those_encoded_in_training(video: Path, vae: VAE, tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def _write(path: Path, config: dict) -> Path:
 
 def _fill(cache: Path, config: TrainConfig, manifest: Path, texts: bool = True) -> None:
     """What `reelmill encode --dtype float32` does."""
-    prepared, models, encoder = prepare(load_manifest(manifest), config), make_models(config), open_text_encoder(config)
+    prepared, models, encoder = prepare({None: load_manifest(manifest)}, config), make_models(config), open_text_encoder(config)
     take_vae(config, models)
     folder = begin_cache(cache, models["vae"], "float32")
-    for job in plan_encoding(prepared, config, config.stages, folder, "float32").jobs:
+    for job in plan_encoding(prepared, config, folder, "float32").jobs:
         assert not run_encoding(job, read_windows).failed
     folder = begin_text_cache(cache, encoder, "float32")
     for job in plan_texts(prepared, config, encoder, folder, "float32").jobs if texts else ():

@@ -194,9 +194,9 @@ def _rows(count: int) -> list[dict[str, object]]:
     return rows
 
 
-def _prepared(folder: Path, config: TrainConfig, rows: list[dict[str, object]]) -> Prepared:
+def _prepared(folder: Path, config: TrainConfig, rows: list[dict[str, object]]) -> tuple[Prepared, ...]:
     write_manifest(folder / "m.parquet", pa.Table.from_pylist(rows), "true", {}, {})
-    return prepare(read_manifest(folder / "m.parquet"), config)
+    return prepare({None: read_manifest(folder / "m.parquet")}, config)
 
 
 def _fill(plan: TextEncoding) -> int:
@@ -206,8 +206,8 @@ def _fill(plan: TextEncoding) -> int:
 def test_every_text_that_may_be_drawn_is_wanted_and_no_other(t5: Path, tmp_path: Path) -> None:
     config = _config(t5, balance={"tag": "motion_mean", "edges": [8.5], "shares": [1.0, 0.0]})  # so that c09 to c11 are never drawn
     prepared = _prepared(tmp_path, config, _rows(12))
-    lengths, drawn = config.data.caption_lengths, prepared.sampler.drawn()
-    rows = [row for row, is_drawn in zip(prepared.rows.to_pylist(), drawn, strict=True) if is_drawn]
+    lengths, drawn = config.data.caption_lengths, prepared[0].sampler.drawn()
+    rows = [row for row, is_drawn in zip(prepared[0].rows.to_pylist(), drawn, strict=True) if is_drawn]
     chosen = {choose_text(row, lengths, choice) for row in rows for choice in np.arange(64) / 64}
     assert len(rows) == 9 and set(wanted_texts(prepared, config)) == {*chosen, "", "two dogs at night"}
     assert "b says 8" in chosen and "a dog, 10" not in chosen

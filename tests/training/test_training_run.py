@@ -140,7 +140,8 @@ def test_a_run_leaves_what_it_promises(given: Given) -> None:
     assert {"loss", "psnr_db", "lr", "grad_norm"} <= metrics[0].keys()
     assert yaml.safe_load((given.run / "config.yaml").read_text())["dit"]["max_text_bytes"] == 128
     facts = json.loads((given.run / "run.json").read_text())
-    assert len(facts["manifest_digest"]) == 64 and [value["natural_share"] for value in facts["balance"]["values"]] == [0.4, 0.6, 0]
+    (told,) = facts["data"]
+    assert len(told["manifest_digest"]) == 64 and [value["natural_share"] for value in told["balance"]["values"]] == [0.4, 0.6, 0]
     assert [path.name for path in list_checkpoints(given.run / "checkpoints")] == ["step_00000012", "step_00000014"]
     made = sorted(path.name for path in (given.run / "samples").glob("*.mp4"))
     assert made == ["step_00000006_reconstruction.mp4", "step_00000010.mp4"]
@@ -288,8 +289,9 @@ def test_an_epoch_may_be_balanced_by_tokens_and_a_run_keeps_its_order(given: Giv
     (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "balance": {**CONFIG["balance"], "unit": "tokens"}, "stages": stages}))
     train(tmp_path / "c.yaml", given.manifest, tmp_path / "run")
     facts = json.loads((tmp_path / "run" / "run.json").read_text())
-    assert facts["balance"]["unit"] == "tokens" and facts["order_key"] != json.loads((given.run / "run.json").read_text())["order_key"]
-    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "order_key": "0" * 32}))
+    (told,), (plain,) = facts["data"], json.loads((given.run / "run.json").read_text())["data"]
+    assert told["balance"]["unit"] == "tokens" and told["order_key"] != plain["order_key"]
+    (tmp_path / "run" / "run.json").write_text(json.dumps({**facts, "data": [{**told, "order_key": "0" * 32}]}))
     with pytest.raises(TrainError, match="another order"):
         train(tmp_path / "c.yaml", given.manifest, tmp_path / "run", resume=True)
 

@@ -21,7 +21,7 @@ from training.config import StageConfig, TrainConfig, TrainError, VAEConfig
 from training.encoding.cache import Cache, write_shard
 from training.latents import encode, encoder_digest, latents_folder, windows_by_key
 from training.pixels import Window
-from training.plan import Prepared, shapes_of
+from training.plan import Prepared, distinct, shapes_of
 from training.shapes import Shape
 from training.vae import VAE
 
@@ -113,10 +113,15 @@ def open_folder(folder: Path, facts: Mapping[str, Any], files: Mapping[str, byte
     return folder
 
 
-def plan_encoding(prepared: Prepared, config: TrainConfig, stages: Iterable[StageConfig], folder: Path, dtype: DTypeName) -> Encoding:
-    """Everything that these stages may draw and that is not in the cache yet; what failed before is tried again."""
+def plan_encoding(of_stages: Sequence[Prepared], config: TrainConfig, folder: Path, dtype: DTypeName) -> Encoding:
+    """Everything that stages of the dit may draw and that is not in the cache yet; what failed before is tried again."""
     cache = Cache(folder)
-    clips = list(_wanted_clips(prepared, config, stages))
+    pairs = [(stage, data) for stage, data in zip(config.stages, of_stages, strict=True) if stage.model == "dit"]
+    clips = [
+        clip
+        for prepared in distinct(data for _, data in pairs)
+        for clip in _wanted_clips(prepared, config, [stage for stage, data in pairs if data is prepared])
+    ]
     wanted = {window.key for clip in clips for window in clip.windows}
     jobs = []
     for shard in _shards(clips, config, dtype):

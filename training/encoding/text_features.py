@@ -1,6 +1,6 @@
 """Features of texts: encoded as training asks for them, or out of a cache that `reelmill encode` filled."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from training.config import TrainConfig, TrainError
 from training.data import Memory
 from training.encoding.cache import Cache, key_of
 from training.encoding.text_encoder import FrozenTextEncoder
-from training.plan import Prepared
+from training.plan import Prepared, distinct
 from training.texts import all_texts
 
 TextSource = Callable[[str], Tensor]
@@ -61,7 +61,7 @@ def open_text_encoder(config: TrainConfig) -> FrozenTextEncoder | None:
     return None if text.encoder is None else FrozenTextEncoder(Path(text.encoder), text.max_tokens)
 
 
-def open_texts(config: TrainConfig, encoder: FrozenTextEncoder | None, prepared: Prepared) -> TextSource | None:
+def open_texts(config: TrainConfig, encoder: FrozenTextEncoder | None, of_stages: Sequence[Prepared]) -> TextSource | None:
     """Where a run has the features of its texts from. Raises TrainError where its cache lacks any, or the encoder cannot be used."""
     if encoder is None:
         return None
@@ -70,22 +70,23 @@ def open_texts(config: TrainConfig, encoder: FrozenTextEncoder | None, prepared:
         texts("")  # what is wrong with the encoder is told before any stage
         return texts
     cache = Cache(texts_folder(config.data.cache, encoder))
-    check_texts(prepared, config, cache)
+    check_texts(of_stages, config, cache)
     return CachedTexts(cache, config.text.max_tokens)
 
 
-def wanted_texts(prepared: Prepared, config: TrainConfig) -> Iterator[str]:
+def wanted_texts(of_stages: Sequence[Prepared], config: TrainConfig) -> Iterator[str]:
     """Every text that a run may need, some of them several times: the empty one, its own prompt, and those of rows that are drawn.
 
     They come in the order in which clips stand in their sources, so that clips which are added bring their texts together.
     """
     yield from ("", config.sample.prompt)
-    drawn = prepared.rows.filter(pa.array(prepared.sampler.drawn()))
-    yield from all_texts(drawn.sort_by([(name, "ascending") for name in _PLACE]), config.data.caption_lengths)
+    for prepared in distinct(of_stages):
+        drawn = prepared.rows.filter(pa.array(prepared.sampler.drawn()))
+        yield from all_texts(drawn.sort_by([(name, "ascending") for name in _PLACE]), config.data.caption_lengths)
 
 
-def check_texts(prepared: Prepared, config: TrainConfig, cache: Cache) -> None:
+def check_texts(of_stages: Sequence[Prepared], config: TrainConfig, cache: Cache) -> None:
     """Raises TrainError where a text that may be needed is not in the cache."""
-    keys = (text_key(text, config.text.max_tokens) for text in wanted_texts(prepared, config))
+    keys = (text_key(text, config.text.max_tokens) for text in wanted_texts(of_stages, config))
     if missing := {key for key in keys if key not in cache}:
         raise TrainError(f"data.cache: {cache.folder} lacks {len(missing):,} texts; `reelmill encode MANIFEST --config CONFIG` makes them")

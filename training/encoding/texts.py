@@ -50,10 +50,12 @@ def begin_text_cache(cache: Path, encoder: FrozenTextEncoder, dtype: DTypeName) 
     return open_folder(texts_folder(cache, encoder), {"encoder": encoder.digest, "dtype": dtype}, {}, "texts")
 
 
-def plan_texts(prepared: Prepared, config: TrainConfig, encoder: FrozenTextEncoder, folder: Path, dtype: DTypeName) -> TextEncoding:
+def plan_texts(
+    of_stages: Sequence[Prepared], config: TrainConfig, encoder: FrozenTextEncoder, folder: Path, dtype: DTypeName
+) -> TextEncoding:
     """Every text that a run may need and that is not in the cache yet."""
     cache = Cache(folder)
-    wanted = {text_key(text, encoder.max_tokens): text for text in wanted_texts(prepared, config)}
+    wanted = {text_key(text, encoder.max_tokens): text for text in wanted_texts(of_stages, config)}
     most_bytes = encoder.max_tokens * encoder.width * getattr(torch, dtype).itemsize
     jobs = []
     for shard in _shards(list(wanted), min(_MOST_TEXTS, max(_MOST_BYTES // most_bytes, 1))):

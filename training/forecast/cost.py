@@ -93,14 +93,14 @@ def run_cost(run: PlannedRun, config: TrainConfig, num_ranks: int = 1) -> RunCos
     check_ranks(config, num_ranks)
     with FakeTensorMode():
         models = make_models(config)
-        stages = tuple(_stage_cost(run, stage, config, models, num_ranks) for stage in run.stages)
+        stages = tuple(_stage_cost(stage, config, models, num_ranks) for stage in run.stages)
         sizes = {name: sum(weight.numel() for weight in model.parameters()) for name, model in models.items()}
         return RunCost(sizes, next(models.parameters()).element_size(), num_ranks, stages)
 
 
-def make_batch(run: PlannedRun, stage: PlannedStage, config: TrainConfig, draws: Sequence[int]) -> Batch:
+def make_batch(stage: PlannedStage, config: TrainConfig, draws: Sequence[int]) -> Batch:
     """A batch as the trainer would make it of planned draws, with their shapes and texts, but of random pixels or latents."""
-    sampler, rows = run.prepared.sampler, run.prepared.rows
+    sampler, rows = stage.prepared.sampler, stage.prepared.rows
     chosen = [int(sampler.rows(k, 1)[0]) for k in draws]
     shapes = [stage.shapes.of(row) for row in chosen]
     lengths = config.data.caption_lengths
@@ -114,9 +114,9 @@ def make_batch(run: PlannedRun, stage: PlannedStage, config: TrainConfig, draws:
     return Batch(x, Conditions(tuple(texts), latent_fps, tags, features), torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(x)))
 
 
-def make_pixels(run: PlannedRun, stage: PlannedStage, draws: Sequence[int]) -> tuple[Tensor, ...]:
+def make_pixels(stage: PlannedStage, draws: Sequence[int]) -> tuple[Tensor, ...]:
     """Random pixels [3, T, H, W] in the shapes of draws."""
-    return tuple(torch.randn(_pixels(stage.shapes.of(int(run.prepared.sampler.rows(k, 1)[0])))) for k in draws)
+    return tuple(torch.randn(_pixels(stage.shapes.of(int(stage.prepared.sampler.rows(k, 1)[0])))) for k in draws)
 
 
 def train_flops(model: nn.Module, batch: Batch) -> int:
@@ -154,20 +154,20 @@ def count_flops() -> FlopCounterMode:
 # ---- a stage ----
 
 
-def _stage_cost(run: PlannedRun, stage: PlannedStage, config: TrainConfig, models: nn.ModuleDict, num_ranks: int) -> StageCost:
+def _stage_cost(stage: PlannedStage, config: TrainConfig, models: nn.ModuleDict, num_ranks: int) -> StageCost:
     plan, count = stage.plan, len(stage.probes)
-    trained = _probe_flops(run, stage, config, models[plan.model].train())
-    encoded = _probe_encode_flops(run, stage, models["vae"]) if encodes(stage, config) else 0
-    memory = _memory(run, stage, config, models, plan.micro_batches // num_ranks)
+    trained = _probe_flops(stage, config, models[plan.model].train())
+    encoded = _probe_encode_flops(stage, models["vae"]) if encodes(stage, config) else 0
+    memory = _memory(stage, config, models, plan.micro_batches // num_ranks)
     return StageCost(plan.name, count, trained * plan.micro_batches / count, encoded * plan.micro_batches / count, memory)
 
 
-def _probe_flops(run: PlannedRun, stage: PlannedStage, config: TrainConfig, model: nn.Module) -> int:
+def _probe_flops(stage: PlannedStage, config: TrainConfig, model: nn.Module) -> int:
     """Operations of all probes together; those of equal shapes are looked at once."""
     known: dict[Any, int] = {}
     total = 0
     for draws in stage.probes:
-        batch = make_batch(run, stage, config, draws)
+        batch = make_batch(stage, config, draws)
         likeness = (tuple(x.shape for x in batch.x), max(len(text.encode()) for text in batch.conditions.texts))
         if likeness not in known:
             known[likeness] = train_flops(model, batch)
@@ -175,9 +175,9 @@ def _probe_flops(run: PlannedRun, stage: PlannedStage, config: TrainConfig, mode
     return total
 
 
-def _probe_encode_flops(run: PlannedRun, stage: PlannedStage, vae: VAE) -> int:
+def _probe_encode_flops(stage: PlannedStage, vae: VAE) -> int:
     """Operations of encoding the clips of all probes."""
-    sizes = Counter(_pixels(stage.shapes.of(int(run.prepared.sampler.rows(k, 1)[0]))) for draws in stage.probes for k in draws)
+    sizes = Counter(_pixels(stage.shapes.of(int(stage.prepared.sampler.rows(k, 1)[0]))) for draws in stage.probes for k in draws)
     total = 0
     for pixels, clips in sizes.items():
         with count_flops() as flops:
@@ -186,13 +186,13 @@ def _probe_encode_flops(run: PlannedRun, stage: PlannedStage, vae: VAE) -> int:
     return total
 
 
-def _memory(run: PlannedRun, stage: PlannedStage, config: TrainConfig, models: nn.ModuleDict, batches_of_rank: int) -> Memory:
+def _memory(stage: PlannedStage, config: TrainConfig, models: nn.ModuleDict, batches_of_rank: int) -> Memory:
     """Whole batches of a step lie ready before the first is trained on; from the second on there are gradients from before."""
     model, plan = models[stage.plan.model], stage.plan
     for weight in model.parameters():
         weight.grad = torch.empty_like(weight) if batches_of_rank > 1 else None
     with _Alive() as inputs:
-        batch = make_batch(run, stage, config, stage.largest)
+        batch = make_batch(stage, config, stage.largest)
     waiting = inputs.now * batches_of_rank
     passed = train_memory(model, batch)
     peaks = [("training", passed.gradients, passed.peak - passed.gradients + waiting)]

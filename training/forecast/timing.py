@@ -93,8 +93,8 @@ def _measure_stage(
     seconds, encoding = 0.0, 0.0
     for step in range(1 + _MEASURED_STEPS):
         chosen = [planned.probes[(step * stage.micro_batches + i) % len(planned.probes)] for i in range(stage.micro_batches)]
-        batches = [make_batch(run, planned, config, draws) for draws in chosen]
-        clips = [clip for draws in chosen for clip in make_pixels(run, planned, draws)] if encodes(planned, config) else []
+        batches = [make_batch(planned, config, draws) for draws in chosen]
+        clips = [clip for draws in chosen for clip in make_pixels(planned, draws)] if encodes(planned, config) else []
         began = time.perf_counter()
         for clip in clips:
             encode(models["vae"], clip)
