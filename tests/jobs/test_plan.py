@@ -59,7 +59,7 @@ def test_a_plan_counts_what_the_planners_of_a_run_give(given):
         assert (planned.samples, planned.tokens, planned.clips_seen) == (len(rows), tokens, len(set(rows)))
         assert planned.carried == len(state.carried) and planned.planned_steps == stage.steps
         assert planned.useful_share == pytest.approx(tokens / (stage.steps * stage.micro_batches * stage.max_tokens))
-    assert (plan.clips, plan.left_out) == (24, {})
+    assert (data.clips, data.left_out) == (24, {})
 
 
 def test_a_long_stage_is_planned_in_part_and_says_so(given, monkeypatch):
@@ -83,7 +83,7 @@ def test_shapes_of_a_stage_sum_to_the_whole(given):
     batches = {shape: shape.samples / shape.clips_per_batch for shape in bucketed.shapes}
     mean = sum(shape.fill * count for shape, count in batches.items()) / sum(batches.values())
     assert bucketed.useful_share == pytest.approx(mean)
-    assert sum(plan.repeats.values()) == 24 and sum(times * clips for times, clips in plan.repeats.items()) == plan.balance.epoch_length
+    assert sum(data.repeats.values()) == 24 and sum(times * clips for times, clips in data.repeats.items()) == data.balance.epoch_length
 
 
 def test_what_is_named_as_fuller_is_so(given):
@@ -125,8 +125,8 @@ def test_the_command_shows_balance_stages_and_cost(given, tmp_path):
 def test_the_plan_as_json(given, capsys):
     plan_command(given[0], str(given[1]), device="h100", ranks=1, as_json=True)
     plan = json.loads(capsys.readouterr().out)
-    assert plan["balance"]["values"][1]["planned_share"] == pytest.approx(0.75) and len(plan["stages"]) == 2
-    assert plan["stages"][1]["shapes"][0]["token_share"] > 0 and sum(plan["repeats"].values()) == 24
+    assert plan["data"][0]["balance"]["values"][1]["planned_share"] == pytest.approx(0.75) and len(plan["stages"]) == 2
+    assert plan["stages"][1]["shapes"][0]["token_share"] > 0 and sum(plan["data"][0]["repeats"].values()) == 24
     cost, time = plan["cost"], plan["time"]
     assert cost["stages"][1]["memory"]["peak"] > cost["stages"][1]["memory"]["saved"] > 0 and cost["weights"]["dit"] > 0
     assert "h100" in time["basis"] and "40% (MFU)" in time["basis"] and time["stages"][1]["fits"]
