@@ -19,6 +19,7 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Solver = Literal["euler", "heun", "adams_bashforth"]
 
 
 class TrainError(Exception):
@@ -199,7 +200,7 @@ class VAEConfig(_Strict):
 class TextConfig(_Strict):
     """What reads the texts for the dit."""
 
-    encoder: str | None = None  # the folder of a transformers text encoder, which stays as it is; none: one over bytes, trained along
+    encoder: str | None = None  # a folder of one for transformers or open_clip, which stays as it is; none: one over bytes, trained along
     max_tokens: Annotated[int, Field(ge=8)] = 128  # of a text, for the encoder of a folder; more are cut
 
 
@@ -291,6 +292,7 @@ class FlowConfig(_Strict):
     logit_mean: float = 0.0
     logit_std: Positive = 1.0
     shift: Positive = 1.0  # above 1: more time at high noise, as larger pictures need
+    shift_base_tokens: PositiveInt | None = None  # clips of n tokens: shift * sqrt(n / shift_base_tokens); none: all of them shift
 
 
 class StageConfig(_Strict):
@@ -322,7 +324,17 @@ class SampleConfig(_Strict):
     every_steps: Annotated[int, Field(ge=0)] = 0
     fps: Positive = 24.0  # where data.shapes.fps is native; otherwise the samples have that rate
     num_steps: PositiveInt = 20
+    solver: Solver = "euler"  # heun takes twice the time of the others
     guidance: NotNegative = 2.0
+    guidance_rescale: Share = 0.0  # how far back to the contrast that there is without guidance
+    guidance_interval: tuple[Share, Share] = (0.0, 1.0)  # noise levels, above the first up to the second, at which there is guidance
+
+    @model_validator(mode="after")
+    def _interval_ascends(self) -> "SampleConfig":
+        low, high = self.guidance_interval
+        if low >= high:
+            raise ValueError(f"guidance_interval must ascend, not {low:g} to {high:g}; guidance: 1 is none at all")
+        return self
 
 
 class AuditConfig(_Strict):

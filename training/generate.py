@@ -16,7 +16,7 @@ from training.checkpoint import load_average, load_models, load_progress
 from training.conditions import Conditions, TextFeatures
 from training.config import TrainConfig, TrainError, load_config, nearest
 from training.encoding.text_features import EncodedTexts, TextSource
-from training.flow import euler, guided
+from training.flow import guided, shift_of, solve, step_times
 from training.pixels import to_pixels
 from training.runs import RunFolder, make_models, reopen_text_encoder
 from training.shapes import largest, token_of
@@ -70,7 +70,8 @@ def generate(
         return guided(with_condition, without, settings.guidance)[None]
 
     dit.eval()
-    latents = euler(velocity, noise, settings.num_steps, config.flow.shift)
+    times = step_times(settings.num_steps, shift_of(config.flow, noise[0, 0].numel() // config.dit.patch**2))
+    latents = solve(velocity, noise, times, config.sample.solver)
     return to_pixels(vae.eval().to_video(latents)[0])
 
 

@@ -64,20 +64,18 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: t
         loss = vae_loss(model, torch.stack(batch.x), generator)
         metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
         return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics}, loss.clip_reconstructions)
-    velocity = velocity_loss(model, make_noisy(batch, config.flow, generator))
+    velocity = velocity_loss(model, make_noisy(batch, config.flow, config.dit.patch, generator))
     return StepLoss(velocity.total, {"loss": float(velocity.total.detach())}, velocity.of_clips)
 
 
-def make_noisy(batch: Batch, flow: FlowConfig, generator: torch.Generator) -> Noisy:
+def make_noisy(batch: Batch, flow: FlowConfig, patch: int, generator: torch.Generator) -> Noisy:
     """Each clip of a batch of latents at a noise level of its own, but for the frames of it that are given."""
-    times = draw_times(len(batch.x), flow, generator)
+    times = draw_times([x[0].numel() // patch**2 for x in batch.x], flow, generator)
     noise = [torch.randn(x.shape, generator=generator) for x in batch.x]
     wanted = tuple(torch.arange(x.shape[1]) >= known for x, known in zip(batch.x, batch.known_frames, strict=True))
     levels = tuple(torch.where(mask, t, known) for mask, t, known in zip(wanted, times, batch.known_level, strict=True))
-    points = [
-        point_on_path(x.transpose(0, 1), n.transpose(0, 1).to(x), level.to(x)) for x, n, level in zip(batch.x, noise, levels, strict=True)
-    ]
-    x_t, velocities = (tuple(part.transpose(0, 1) for part in parts) for parts in zip(*((p.x_t, p.velocity) for p in points), strict=True))
+    points = [point_on_path(x[None], n[None], level[None, None]) for x, n, level in zip(batch.x, noise, levels, strict=True)]
+    x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)
     return Noisy(x_t, levels, batch.conditions, velocities, wanted)
 
 

@@ -17,8 +17,7 @@ from training.checkpoint import list_checkpoints, load_part, load_progress
 from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
 from training.controls.source import told_channels
 from training.dit import DiT
-from training.encoding.text_encoder import FrozenTextEncoder
-from training.encoding.text_features import open_text_encoder
+from training.encoding.text_features import AnyTextEncoder, open_text_encoder
 from training.plan import Manifests, Prepared, distinct
 from training.vae import VAE
 
@@ -139,12 +138,12 @@ def data_facts(manifests: Manifests, path: str | Path | None, config: TrainConfi
     return facts
 
 
-def text_facts(encoder: FrozenTextEncoder | None) -> dict[str, str] | None:
+def text_facts(encoder: AnyTextEncoder | None) -> dict[str, str] | None:
     """What a run records of its text encoder: by its digest it is known, wherever it lies."""
     return None if encoder is None else {"folder": str(encoder.folder), "digest": encoder.digest}
 
 
-def reopen_text_encoder(run: RunFolder, config: TrainConfig) -> FrozenTextEncoder | None:
+def reopen_text_encoder(run: RunFolder, config: TrainConfig) -> AnyTextEncoder | None:
     """The text encoder that a run was started with. Raises TrainError where it is not there any more, or is another."""
     encoder = open_text_encoder(config)
     _check_same_encoder(run, json.loads(run.facts.read_text()), text_facts(encoder))

@@ -59,6 +59,7 @@ def test_a_plan_counts_what_the_planners_of_a_run_give(given):
         assert (planned.samples, planned.tokens, planned.clips_seen) == (len(rows), tokens, len(set(rows)))
         assert planned.carried == len(state.carried) and planned.planned_steps == stage.steps
         assert planned.useful_share == pytest.approx(tokens / (stage.steps * stage.micro_batches * stage.max_tokens))
+    (data,) = plan.data
     assert (data.clips, data.left_out) == (24, {})
 
 
@@ -72,7 +73,7 @@ def test_a_long_stage_is_planned_in_part_and_says_so(given, monkeypatch):
 
 
 def test_shapes_of_a_stage_sum_to_the_whole(given):
-    plan = plan_run(read_manifest(given[0]), TrainConfig(**yaml.safe_load(given[1].read_text()))).plan
+    plan = plan_run({None: read_manifest(given[0])}, TrainConfig(**yaml.safe_load(given[1].read_text()))).plan
     for stage in plan.stages:
         assert sum(shape.clips for shape in stage.shapes) == 24 and sum(shape.samples for shape in stage.shapes) == stage.samples
         assert sum(shape.token_share for shape in stage.shapes) == pytest.approx(1)
@@ -83,6 +84,7 @@ def test_shapes_of_a_stage_sum_to_the_whole(given):
     batches = {shape: shape.samples / shape.clips_per_batch for shape in bucketed.shapes}
     mean = sum(shape.fill * count for shape, count in batches.items()) / sum(batches.values())
     assert bucketed.useful_share == pytest.approx(mean)
+    (data,) = plan.data
     assert sum(data.repeats.values()) == 24 and sum(times * clips for times, clips in data.repeats.items()) == data.balance.epoch_length
 
 

@@ -1,4 +1,4 @@
-"""The autoencoder, the transformer and flow matching."""
+"""The autoencoder and the transformer."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,6 @@ from training.conditions import Conditions, TextFeatures, draw_told
 from training.config import ConditionsConfig, DiTConfig, FlowConfig, VAEConfig
 from training.data import Batch, BatchMaker, Clip
 from training.dit import DiT, _from_tokens, _to_tokens, token_positions
-from training.flow import draw_times, euler, guided, point_on_path, shifted
 from training.losses import Noisy, make_noisy, noise_generator, velocity_loss
 from training.tag_bins import UNKNOWN
 from training.text_reader import to_bytes
@@ -227,7 +226,7 @@ def _pack(frozen: bool = False) -> Noisy:
     maps = (None, *(torch.randn(3, *shape) for shape in shapes[1:3]), None)
     told = Conditions(texts, torch.tensor([1.0, 2, 4, torch.nan]), tags, _features(texts) if frozen else None, {"edges": maps})
     batch = Batch(x, told, torch.tensor([0, 2, 1, 0]), torch.tensor([0.0, 0.2, 0.0, 0.0]))
-    return make_noisy(batch, FlowConfig(), noise_generator(0, 0, 0, 0))
+    return make_noisy(batch, FlowConfig(), 1, noise_generator(0, 0, 0, 0))
 
 
 def _dit(frozen: bool = False) -> DiT:
@@ -358,7 +357,7 @@ def test_each_condition_is_told_of_its_share_of_clips() -> None:
 def test_frames_that_are_given_stand_at_their_own_level_and_cost_nothing() -> None:
     x = tuple(torch.randn(4, 3, 2, 2) for _ in range(3))
     batch = Batch(x, _conditions(3), torch.tensor([0, 1, 2]), torch.tensor([0.0, 0.0, 0.25]))
-    noisy = make_noisy(batch, FlowConfig(), torch.Generator().manual_seed(1))
+    noisy = make_noisy(batch, FlowConfig(), 1, torch.Generator().manual_seed(1))
     assert noisy.x_t[1][:, 0].equal(x[1][:, 0]) and not noisy.x_t[1][:, 1].equal(x[1][:, 1])
     assert noisy.levels[1][0] == 0 and noisy.levels[2][:2].tolist() == [0.25, 0.25] and len(set(noisy.levels[0].tolist())) == 1
     dit = _awake(DiT(SMALL_DIT, 4, 1))
@@ -374,60 +373,9 @@ def test_transformer_overfits_one_batch() -> None:
     optimizer = torch.optim.AdamW(dit.parameters(), lr=3e-3)
     losses = []
     for step in range(150):
-        loss = velocity_loss(dit, make_noisy(batch, FlowConfig(), noise_generator(0, 0, step, 0))).total
+        loss = velocity_loss(dit, make_noisy(batch, FlowConfig(), 1, noise_generator(0, 0, step, 0))).total
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-20:]) < 0.5 * sum(losses[:20])
-
-
-# ---- flow ----
-
-
-def test_the_path_leads_from_data_to_noise() -> None:
-    data, noise = torch.randn(3, 2, 2), torch.randn(3, 2, 2)
-    point = point_on_path(data, noise, torch.tensor([0.0, 0.5, 1.0]))
-    assert torch.equal(point.x_t[0], data[0]) and torch.equal(point.x_t[2], noise[2])
-    assert torch.allclose(point.x_t[1] - 0.5 * point.velocity[1], data[1], atol=1e-6)
-
-
-@pytest.mark.parametrize(("num_steps", "shift"), [(1, 1.0), (7, 3.0)])
-def test_sampler_follows_a_straight_path_exactly(num_steps: int, shift: float) -> None:
-    data, noise = torch.randn(2, 3), torch.randn(2, 3)
-    assert torch.allclose(euler(lambda x, t: noise - data, noise, num_steps, shift), data, atol=1e-5)
-
-
-def test_sampler_solves_a_linear_equation() -> None:
-    """dx/dt = x, from t = 1 back to 0: x(0) = x(1) / e, with the first-order error of Euler."""
-
-    def error(num_steps: int) -> float:
-        return abs(float(euler(lambda x, t: x, torch.ones(1, 1), num_steps)) - 1 / math.e)
-
-    assert error(1000) < 1e-3 and error(100) / error(1000) == pytest.approx(10, rel=0.1)
-
-
-def test_sampler_tells_the_time_at_the_start_of_each_step() -> None:
-    times: list[float] = []
-
-    def velocity(x: Tensor, t: Tensor) -> Tensor:
-        times.append(float(t[0]))
-        return torch.zeros_like(x)
-
-    euler(velocity, torch.zeros(1, 1), 4)
-    assert times == [1.0, 0.75, 0.5, 0.25]
-
-
-def test_times_are_logit_normal_and_shift_toward_noise() -> None:
-    def draw(**changes: float) -> Tensor:
-        return draw_times(4000, FlowConfig(**changes), torch.Generator().manual_seed(0))
-
-    plain = torch.logit(draw())
-    assert abs(plain.mean()) < 0.06 and abs(plain.std() - 1) < 0.06
-    assert draw(shift=3.0).mean() > draw().mean() + 0.1
-    assert shifted(torch.tensor([0.0, 0.5, 1.0]), 3.0).tolist() == pytest.approx([0, 0.75, 1])
-
-
-def test_guidance_is_an_extrapolation() -> None:
-    with_text, without = torch.tensor([3.0]), torch.tensor([1.0])
-    assert [float(guided(with_text, without, g)) for g in (0.0, 1.0, 2.0)] == [1.0, 3.0, 5.0]

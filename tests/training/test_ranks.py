@@ -74,7 +74,7 @@ def _take(dit: DiT, step: PlannedStep, rank: int, num_ranks: int, number: int, s
         x = tuple(map(latents, draws))
         told = Conditions(("a",) * len(x), torch.full((len(x),), 6.0), torch.empty(len(x), 0, dtype=torch.int64))
         batch = Batch(x, told, torch.zeros(len(x), dtype=torch.int64), torch.zeros(len(x)))
-        loss = velocity_loss(dit, make_noisy(batch, CONFIG.flow, noise_generator(0, 0, number, index))).total
+        loss = velocity_loss(dit, make_noisy(batch, CONFIG.flow, 1, noise_generator(0, 0, number, index))).total
         (loss * sum(clip.numel() for clip in x) / whole).backward()
         took.append([[k, int(shapes.buckets[sampler.draw(k).row])] for k in draws])
     return took

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from schemas.manifest import read_manifest, write_manifest
-from tests.training.tiny_encoders import WIDTH, tiny_encoder
+from tests.training.tiny_encoders import WIDTH, tiny_encoder, write_t5_tokenizer
 from training.config import TrainConfig, TrainError
 from training.encoding.cache import Cache
 from training.encoding.text_encoder import FrozenTextEncoder
@@ -79,6 +80,28 @@ def test_features_are_those_of_the_encoder_and_do_not_depend_on_the_batch(family
         states = transformers.AutoModel.from_pretrained(folder).get_encoder()(**padded).last_hidden_state
     for ours, theirs, mask in zip(together, states, padded["attention_mask"], strict=True):
         assert torch.allclose(ours, theirs[mask.bool()], atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["t5", "umt5"])
+def test_t5_and_umt5_read_with_the_tokenizer_of_their_kind(family: str, tmp_path: Path) -> None:
+    """Pieces by their frequency, an end mark after each text, and what no piece covers as unknown."""
+    folder = tiny_encoder(tmp_path / family, family)
+    other = FrozenTextEncoder(folder, 16).encode(["dogs run"])[0]
+    write_t5_tokenizer(folder)
+    assert json.loads((folder / "tokenizer_config.json").read_text())["tokenizer_class"] == "T5Tokenizer"
+    dogs, ended, empty, known, unknown = FrozenTextEncoder(folder, 16).encode(["dogs run", "dogs run</s>", "", "dog", "dog\u4e16"])
+    assert not torch.equal(dogs, other) and len(ended) == len(dogs) + 1 and len(empty) == 1 and len(unknown) == len(known) + 1
+    ids = transformers.AutoTokenizer.from_pretrained(folder)("dogs run", return_tensors="pt")
+    with torch.no_grad():
+        states = transformers.AutoModelForTextEncoding.from_pretrained(folder)(**ids).last_hidden_state[0]
+    assert torch.allclose(dogs, states, atol=1e-6)
+
+
+@pytest.mark.skipif(find_spec("sentencepiece") is not None, reason="sentencepiece is here, with which such a tokenizer can be read")
+def test_a_tokenizer_that_takes_another_package_is_told(copy: Path) -> None:
+    (copy / "tokenizer.json").rename(copy / "spiece.model")
+    with pytest.raises(TrainError, match="in spiece.model alone; take its tokenizer.json too, or pip install sentencepiece"):
+        FrozenTextEncoder(copy, 16).encode([""])
 
 
 def test_threads_share_an_encoder_that_is_loaded_once(t5: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +304,7 @@ def test_jobs_of_a_process_share_an_encoder(t5: Path, tmp_path: Path, monkeypatc
         return FrozenTextEncoder(*arguments)
 
     monkeypatch.setattr("training.encoding.texts._MOST_TEXTS", 2)
-    monkeypatch.setattr("training.encoding.texts.FrozenTextEncoder", slow)
+    monkeypatch.setattr("training.encoding.texts.open_encoder", slow)
     config, encoder = _config(t5), FrozenTextEncoder(t5, 15)  # not one that another test has opened
     folder = begin_text_cache(tmp_path / "cache", encoder, "float32")
     jobs = plan_texts(_prepared(tmp_path, config, _rows(12)), config, encoder, folder, "float32").jobs

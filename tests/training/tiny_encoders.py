@@ -1,5 +1,6 @@
 """Tiny text encoders of real architectures, made on the spot: real classes, tokenizers and file layout, random weights."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,20 @@ def tiny_encoder(folder: Path, family: str = "t5", seed: int = 0) -> Path:
     network.save_pretrained(folder)  # safetensors
     _tokenizer(None if family == "llama" else "</s>").save_pretrained(folder)
     return folder
+
+
+def write_t5_tokenizer(folder: Path) -> None:
+    """Put a tokenizer of T5's own kind, in its files as published, in place of the one in a folder: pieces of WORDS, by their frequency."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+    from transformers import T5Tokenizer
+
+    learned = Tokenizer(models.Unigram())
+    learned.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = ["<pad>", "</s>", "<unk>"]
+    trainer = trainers.UnigramTrainer(vocab_size=100, special_tokens=special, unk_token="<unk>", show_progress=False)
+    learned.train_from_iterator([WORDS], trainer)
+    pieces = json.loads(learned.to_str())["model"]["vocab"]
+    T5Tokenizer(vocab=[(piece, score) for piece, score in pieces], extra_ids=10).save_pretrained(folder)
 
 
 def _tokenizer(end: str | None) -> Any:

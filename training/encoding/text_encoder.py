@@ -4,9 +4,10 @@ Any that transformers knows, in its files as published: T5 and UMT5, of which th
 language model. Each text is encoded alone, in float32, so that its features depend on nothing else.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from hashlib import file_digest, sha256
+from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -19,6 +20,7 @@ from training.config import TrainError
 # Of the folder's files those that make features: its config, what its tokenizer is made of, and weights.
 _KINDS = (".json", ".txt", ".model", ".bpe", ".vocab", ".tiktoken", ".safetensors")
 _WHOLE = "take all files of the model as it is published for transformers"
+_PIECES = "spiece.model"  # in which T5 keeps its tokenizer, some without a tokenizer.json
 _UNUSED = "pooler."  # comes after the last hidden states; many checkpoints are without
 
 
@@ -34,19 +36,12 @@ class FrozenTextEncoder:
         self._lock = Lock()
         _check_files(folder)
         self._config = _load_config(folder)
-        self._check_length(self._most_positions)
+        check_length(folder, max_tokens, self._most_positions)
 
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that makes features: config, tokenizer and weights, by the names of their files."""
-        digest = sha256()
-        try:
-            for path in sorted(path for path in self.folder.iterdir() if path.suffix in _KINDS and path.is_file()):
-                with path.open("rb") as stream:
-                    digest.update(f"{path.name}\0{file_digest(stream, 'sha256').hexdigest()}\n".encode())
-        except OSError as error:
-            raise TrainError(f"text.encoder: {self.folder} cannot be read: {error}") from error
-        return digest.hexdigest()
+        return files_digest(sorted(path for path in self.folder.glob("*") if path.suffix in _KINDS and path.is_file()))
 
     @cached_property
     def width(self) -> int:
@@ -71,26 +66,25 @@ class FrozenTextEncoder:
         """How many tokens it has positions for; None where positions are relative and there is no limit."""
         return getattr(self._config.get_text_config(encoder=True), "max_position_embeddings", None)
 
-    def _check_length(self, most: int | None) -> None:
-        if most is not None and self.max_tokens > most:
-            raise TrainError(f"text.max_tokens: {self.max_tokens} are more than the {most} that {self.folder} can take")
-
     @cached_property
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
+        if (self.folder / _PIECES).is_file() and not (self.folder / "tokenizer.json").is_file() and not find_spec("sentencepiece"):
+            alone = f"has its tokenizer in {_PIECES} alone"
+            raise TrainError(f"text.encoder: {self.folder} {alone}; take its tokenizer.json too, or pip install sentencepiece")
         try:
             tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True, trust_remote_code=False)
             nothing = tokenizer("")["input_ids"] or [tokenizer.eos_token_id]
         except Exception as error:
-            raise TrainError(f"text.encoder: the tokenizer of {self.folder} cannot be loaded ({_line(error)}); {_WHOLE}") from error
+            raise TrainError(f"text.encoder: the tokenizer of {self.folder} cannot be loaded ({one_line(error)}); {_WHOLE}") from error
         files = tokenizer.vocab_files_names.values()
         if files and not any((self.folder / name).is_file() for name in files):  # transformers would go on without a vocabulary
             raise TrainError(f"text.encoder: {self.folder} has no {' or '.join(files)} for its tokenizer; {_WHOLE}")
         if nothing == [None]:
             raise TrainError(f"text.encoder: the tokenizer of {self.folder} has no token for an empty text; use another encoder")
         if self._most_positions is not None:
-            self._check_length(tokenizer.model_max_length)
+            check_length(self.folder, self.max_tokens, tokenizer.model_max_length)
         return tokenizer
 
     @cached_property
@@ -109,12 +103,35 @@ class FrozenTextEncoder:
             network = network.eval().requires_grad_(False)
             width = network(input_ids=torch.tensor([[0]])).last_hidden_state.shape[-1]
         except Exception as error:
-            raise TrainError(f"text.encoder: {self.folder} cannot be used as one ({_line(error)}); {_WHOLE}") from error
+            raise TrainError(f"text.encoder: {self.folder} cannot be used as one ({one_line(error)}); {_WHOLE}") from error
         if missing := sorted(name for name in loaded["missing_keys"] if _UNUSED not in name):  # they would be left random
             raise TrainError(f"text.encoder: {self.folder} lacks {len(missing)} weights, {missing[0]} first; {_WHOLE}")
         if width != self.width:
             raise TrainError(f"text.encoder: {self.folder} gives features of {width} numbers, not the {self.width} of its config.json")
         return network
+
+
+def files_digest(paths: Sequence[Path]) -> str:
+    """SHA-256 over the names and contents of files. Raises TrainError where one cannot be read."""
+    digest = sha256()
+    for path in paths:
+        try:
+            with path.open("rb") as stream:
+                digest.update(f"{path.name}\0{file_digest(stream, 'sha256').hexdigest()}\n".encode())
+        except OSError as error:
+            raise TrainError(f"text.encoder: {path} cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def check_length(folder: Path, max_tokens: int, most: int | None) -> None:
+    """Raises TrainError where an encoder that has positions for `most` tokens, if there is a limit, is asked for more."""
+    if most is not None and max_tokens > most:
+        raise TrainError(f"text.max_tokens: {max_tokens} are more than the {most} that {folder} can take")
+
+
+def one_line(error: Exception) -> str:
+    """What an error says, as part of a line."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _check_files(folder: Path) -> None:
@@ -130,12 +147,8 @@ def _load_config(folder: Path) -> Any:
     try:
         from transformers import AutoConfig
     except ImportError as error:
-        raise TrainError(f"text.encoder needs transformers ({_line(error)}); pip install 'reelmill[text]'") from error
+        raise TrainError(f"text.encoder needs transformers ({one_line(error)}); pip install 'reelmill[text]'") from error
     try:
         return AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:
-        raise TrainError(f"text.encoder: {folder}/config.json is not that of a model known to transformers ({_line(error)})") from error
-
-
-def _line(error: Exception) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
+        raise TrainError(f"text.encoder: {folder}/config.json is not that of a model known to transformers ({one_line(error)})") from error

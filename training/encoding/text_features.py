@@ -10,9 +10,13 @@ from torch import Tensor
 from training.config import TrainConfig, TrainError
 from training.data import Memory
 from training.encoding.cache import Cache, key_of
+from training.encoding.clip_text_encoder import CONFIG as CLIP_CONFIG
+from training.encoding.clip_text_encoder import ClipTextEncoder
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.plan import Prepared, distinct
 from training.texts import all_texts
+
+AnyTextEncoder = FrozenTextEncoder | ClipTextEncoder
 
 TextSource = Callable[[str], Tensor]
 """A text -> features [L, W] of its tokens, float32."""
@@ -24,7 +28,7 @@ _PLACE = ("uri", "start_frame", "clip_id")
 class EncodedTexts:
     """Encodes texts as they are asked for, and keeps what was used last."""
 
-    def __init__(self, encoder: FrozenTextEncoder, memory_mb: float):
+    def __init__(self, encoder: AnyTextEncoder, memory_mb: float):
         self._encoder, self._memory = encoder, Memory(memory_mb * 1e6)
 
     def __call__(self, text: str) -> Tensor:
@@ -50,18 +54,26 @@ def text_key(text: str, max_tokens: int) -> str:
     return key_of(_VERSION, text, max_tokens)
 
 
-def texts_folder(cache: str | Path, encoder: FrozenTextEncoder) -> Path:
+def texts_folder(cache: str | Path, encoder: AnyTextEncoder) -> Path:
     """Where a cache keeps the features of this very encoder."""
     return Path(cache) / "texts" / encoder.digest[:16]
 
 
-def open_text_encoder(config: TrainConfig) -> FrozenTextEncoder | None:
+def open_encoder(folder: Path, max_tokens: int) -> AnyTextEncoder:
+    """The frozen encoder in a folder, which the files there tell. Raises TrainError where it cannot be had.
+
+    A folder published for open_clip and transformers both is taken for open_clip: for transformers it is a whole CLIP, with pictures.
+    """
+    return (ClipTextEncoder if (folder / CLIP_CONFIG).is_file() else FrozenTextEncoder)(folder, max_tokens)
+
+
+def open_text_encoder(config: TrainConfig) -> AnyTextEncoder | None:
     """The frozen encoder of a config, if it has one. Raises TrainError where it cannot be had."""
     text = config.text
-    return None if text.encoder is None else FrozenTextEncoder(Path(text.encoder), text.max_tokens)
+    return None if text.encoder is None else open_encoder(Path(text.encoder), text.max_tokens)
 
 
-def open_texts(config: TrainConfig, encoder: FrozenTextEncoder | None, of_stages: Sequence[Prepared]) -> TextSource | None:
+def open_texts(config: TrainConfig, encoder: AnyTextEncoder | None, of_stages: Sequence[Prepared]) -> TextSource | None:
     """Where a run has the features of its texts from. Raises TrainError where its cache lacks any, or the encoder cannot be used."""
     if encoder is None:
         return None

@@ -16,8 +16,7 @@ from torch import Tensor
 from training.config import TrainConfig, TrainError
 from training.encoding.cache import Cache, write_shard
 from training.encoding.latents import DTypeName, open_folder
-from training.encoding.text_encoder import FrozenTextEncoder
-from training.encoding.text_features import text_key, texts_folder, wanted_texts
+from training.encoding.text_features import AnyTextEncoder, open_encoder, text_key, texts_folder, wanted_texts
 from training.plan import Prepared
 
 _MOST_TEXTS, _MOST_BYTES = 1024, 256 << 20  # of a shard, which is what a kill may cost
@@ -45,14 +44,12 @@ class TextEncoding:
     jobs: tuple[TextJob, ...]
 
 
-def begin_text_cache(cache: Path, encoder: FrozenTextEncoder, dtype: DTypeName) -> Path:
+def begin_text_cache(cache: Path, encoder: AnyTextEncoder, dtype: DTypeName) -> Path:
     """The folder for features of this encoder. Raises TrainError where it holds another dtype."""
     return open_folder(texts_folder(cache, encoder), {"encoder": encoder.digest, "dtype": dtype}, {}, "texts")
 
 
-def plan_texts(
-    of_stages: Sequence[Prepared], config: TrainConfig, encoder: FrozenTextEncoder, folder: Path, dtype: DTypeName
-) -> TextEncoding:
+def plan_texts(of_stages: Sequence[Prepared], config: TrainConfig, encoder: AnyTextEncoder, folder: Path, dtype: DTypeName) -> TextEncoding:
     """Every text that a run may need and that is not in the cache yet."""
     cache = Cache(folder)
     wanted = {text_key(text, encoder.max_tokens): text for text in wanted_texts(of_stages, config)}
@@ -85,9 +82,9 @@ def run_texts(job: TextJob) -> int:
 
 
 @lru_cache(maxsize=1)
-def _open(folder: Path, max_tokens: int, digest: str) -> FrozenTextEncoder:
+def _open(folder: Path, max_tokens: int, digest: str) -> AnyTextEncoder:
     """The encoder of this process. It must be the one that was asked for, wherever the process runs."""
-    encoder = FrozenTextEncoder(folder, max_tokens)
+    encoder = open_encoder(folder, max_tokens)
     if encoder.digest != digest:
         digests = f"digest {encoder.digest[:16]}, not {digest[:16]}"
         raise TrainError(f"text.encoder: {folder} is here of {digests}; all workers must see the same")

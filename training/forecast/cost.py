@@ -222,7 +222,7 @@ def _loss(model: nn.Module, batch: Batch) -> Tensor:
     """The trainer's loss; nothing is left out of the conditions, since a dropped text would be shorter."""
     if isinstance(model, VAE):
         return vae_loss(model, torch.stack(batch.x), torch.Generator()).total
-    return velocity_loss(model, make_noisy(batch, FlowConfig(), torch.Generator())).total
+    return velocity_loss(model, make_noisy(batch, FlowConfig(), 1, torch.Generator())).total
 
 
 def _features(config: TrainConfig, count: int) -> TextFeatures | None:
