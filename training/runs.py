@@ -59,13 +59,27 @@ class RunFolder:
 
 
 def load_manifest(path: str | Path) -> Manifest:
-    """Read a manifest. Raises TrainError where it is missing, is none, or was changed."""
+    """Read a manifest; a further column NAME of a source list is its column `extra.NAME`, of text.
+
+    Raises TrainError where it is missing, is none, or was changed.
+    """
     try:
-        return read_manifest(path)
+        manifest = read_manifest(path)
     except FileNotFoundError as error:
         raise TrainError(f"there is no manifest {path}; `reelmill manifest` writes one") from error
     except (ManifestError, OSError) as error:
         raise TrainError(f"{path} cannot be used: {error}" if isinstance(error, OSError) else str(error)) from error
+    return replace(manifest, rows=_with_extra_columns(manifest.rows))
+
+
+def _with_extra_columns(rows: pa.Table) -> pa.Table:
+    """Rows with each key of their column `extra`, a map from text to text, as a column of its own; null where a row has it not."""
+    if "extra" not in rows.column_names:
+        return rows
+    extra = rows["extra"]
+    for name in sorted({name for chunk in extra.chunks for name in chunk.keys.unique().to_pylist()}):
+        rows = rows.append_column(f"extra.{name}", pc.map_lookup(extra, pa.scalar(name), "first"))
+    return rows
 
 
 def load_manifests(path: str | Path | None, config: TrainConfig) -> dict[str | None, Manifest]:
