@@ -275,7 +275,6 @@ class ControlsConfig(_Strict):
 
     depth: str | None = None  # the folder of a transformers model for depth, and of one for poses
     keypoints: str | None = None
-    max_tracks: PositiveInt = 4  # points that are followed in one clip, at most
 
 
 class CarryConfig(_Strict):

@@ -22,6 +22,7 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 from training.attention import Attention, Kernels, Rotary, Segments, mlp, numbered, rotary, rotary_angles, segments
 from training.conditions import Conditions
 from training.config import DiTConfig
+from training.controls.grid import as_float
 from training.text_reader import FeatureMap, TextEncoder
 
 Recompute = Literal["none", "selective", "full"]
@@ -234,7 +235,7 @@ class DiT(nn.Module):
                 continue
             told = [0 if one is None else 1 for one in maps]
             tokens = [
-                layer.weight.new_zeros(math.prod(shape), layer.in_features) if one is None else _to_tokens(one, self.config.patch)
+                layer.weight.new_zeros(math.prod(shape), layer.in_features) if one is None else _to_tokens(as_float(one), self.config.patch)
                 for one, shape in zip(maps, shapes, strict=True)
             ]
             there = join([layer.weight.new_full((len(part), 1), float(is_told)) for part, is_told in zip(tokens, told, strict=True)])

@@ -5,10 +5,12 @@ config.yaml  run.json  metrics.jsonl  audit.jsonl  tensorboard/  checkpoints/ste
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import nn
 

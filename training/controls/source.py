@@ -1,6 +1,7 @@
 """Control maps of clips, made as batches ask for them and kept in memory while there is room."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from zlib import crc32
 
 import torch
@@ -32,10 +33,10 @@ class ControlSource:
     """Control maps by name, of clips that hold pixels. The VAE no longer changes; models are loaded when first needed."""
 
     def __init__(self, config: TrainConfig, vae: nn.Module):
-        controls, grid = config.controls, grid_of(config)
-        folders = {"depth": controls.depth, "keypoints": controls.keypoints}
+        grid, given = grid_of(config), config.controls.model_dump()
+        folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
         names = [name for name in config.told_controls if name != LAST_FRAME]
-        self._extractors: Mapping[str, Extractor] = {name: Extractor((name,), grid, folders, controls.max_tracks) for name in names}
+        self._extractors: Mapping[str, Extractor] = {name: Extractor((name,), grid, folders) for name in names}
         self._vae, self._memory = vae, Memory(config.data.memory_mb * 1e6)
 
     def __call__(self, clip: Clip, name: str) -> Tensor | None:
