@@ -17,10 +17,11 @@ from jobs.materialize import materialize
 from jobs.plan import plan
 from jobs.query import query
 from jobs.report import report
+from jobs.sample import sample
 from jobs.status import status
 from jobs.tag import tag
 from jobs.tags import tags
-from jobs.train import sample, train
+from jobs.train import train
 
 app = typer.Typer(
     name="reelmill",

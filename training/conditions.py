@@ -49,6 +49,12 @@ class Conditions:
         features = self.features and self.features.without(hidden)
         return replace(self, texts=texts, tags=self.tags.masked_fill(tags, UNKNOWN), features=features)
 
+    def first(self, count: int) -> "Conditions":
+        """Those of the first `count` clips."""
+        features = self.features and TextFeatures(self.features.each[:count], self.features.empty)
+        controls = {name: maps[:count] for name, maps in self.controls.items()}
+        return Conditions(self.texts[:count], self.latent_fps[:count], self.tags[:count], features, controls)
+
     def to(self, device: torch.device | str) -> "Conditions":
         """The same on a device."""
         features = self.features and TextFeatures(tuple(each.to(device) for each in self.features.each), self.features.empty.to(device))

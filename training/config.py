@@ -326,6 +326,7 @@ class SampleConfig(_Strict):
     solver: Solver = "euler"  # heun takes twice the time of the others
     guidance: NotNegative = 2.0
     guidance_rescale: Share = 0.0  # how far back to the contrast that there is without guidance
+    context_noise: Share = 0.1  # of the frames with which the next stretch of a long sample begins
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)  # noise levels, above the first up to the second, at which there is guidance
 
     @model_validator(mode="after")

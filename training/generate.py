@@ -1,31 +1,40 @@
-"""Video out of a trained run: settings in, an MP4 and a JSON sidecar out. The same settings give the same frames."""
+"""Video out of a trained run: settings in, an MP4 and a JSON sidecar out. The same settings give the same frames.
+
+A video longer than those of training is made stretch by stretch, each beginning with the last frames of the one before: encoded
+again, so that they are what training gave, with a little noise, which hides what the model itself did to them.
+"""
 
 import json
-import os
-from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
-from hashlib import sha256
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import get_args
 
-import av
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from training.checkpoint import load_average, load_models, load_progress
 from training.conditions import Conditions, TextFeatures
-from training.config import TrainConfig, TrainError, load_config, nearest
+from training.config import Solver, TrainConfig, TrainError, load_config, nearest
+from training.controls.source import last_frame_map
 from training.encoding.text_features import EncodedTexts, TextSource
-from training.flow import guided, shift_of, solve, step_times
-from training.pixels import to_pixels
+from training.flow import guidance_at, guided, point_on_path, shift_of, solve, step_times
+from training.pixels import to_pixels, to_tensor
 from training.runs import RunFolder, make_models, reopen_text_encoder
-from training.shapes import largest, token_of
+from training.shapes import fitting, largest, token_of
+from training.steering import Steered, Steering, check_steering
 from training.tag_bins import UNKNOWN, bin_of
+from training.videos import file_digest, picture_size, read_image, read_video, write_mp4
 
 
 @dataclass(frozen=True)
 class SampleSettings:
-    """Everything that decides a sample, beside the weights. `tags` are quantiles in [0, 1] by tag name."""
+    """Everything that decides a sample, beside the weights and the files it names.
+
+    `tags` are quantiles in [0, 1] by tag name. The sample begins with `image`, or with the last frames of the video `continues`,
+    and ends with `last_image`. `context_frames` of it are what the next stretch of a long sample begins with, at `context_noise`.
+    """
 
     prompt: str
     seed: int
@@ -34,72 +43,163 @@ class SampleSettings:
     num_frames: int
     fps: float
     num_steps: int
+    solver: Solver
     guidance: float
-    tags: dict[str, float]
+    guidance_rescale: float
+    guidance_interval: tuple[float, float]
+    context_frames: int
+    context_noise: float
+    tags: dict[str, float] = field(default_factory=dict)
+    image: str | None = None
+    last_image: str | None = None
+    continues: str | None = None
+    steering: Steering = Steering()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """The files it names, by what they are for."""
+        named = {"image": self.image, "last_image": self.last_image, "continues": self.continues, **self.steering.videos}
+        return {name: path for name, path in named.items() if path is not None}
 
 
-def default_settings(config: TrainConfig) -> SampleSettings:
-    """What a run samples when nothing else is asked for: the largest shape of its last stage, at full length."""
-    shapes, sample = config.shapes_of(config.stages[-1]), config.sample
-    shape = largest(shapes, token_of(config))
-    fps = sample.fps if shapes.fps == "native" else shapes.fps
-    return SampleSettings(sample.prompt, config.seed, shape.width, shape.height, shape.frames, fps, sample.num_steps, sample.guidance, {})
+@dataclass(frozen=True)
+class Generator:
+    """The models of a run, ready to sample. `texts` gives features, to a dit that reads such."""
+
+    vae: nn.Module
+    dit: nn.Module
+    config: TrainConfig
+    texts: TextSource | None = None
+
+    @torch.no_grad()
+    def frames(self, settings: SampleSettings) -> Iterator[np.ndarray]:
+        """The frames of a sample, uint8 [H, W, 3] each, as they are made. Raises TrainError where the settings do not fit the models."""
+        check_settings(self.config, settings)
+        noise, whole = torch.Generator().manual_seed(settings.seed), longest(self.config)
+        steered = Steered(settings.steering, self.config, settings.width, settings.height, settings.num_frames, settings.fps)
+        context, level = _beginning(settings)
+        done = 0
+        while done < settings.num_frames:
+            start = done - len(context) if done else 0
+            count = min(whole, settings.num_frames - start)
+            stretch = self._stretch(settings, steered, start, count, context, level, noise)
+            yield from stretch[done - start :]
+            done, context, level = start + count, stretch[-settings.context_frames :], settings.context_noise
+
+    def _stretch(
+        self, settings: SampleSettings, steered: Steered, start: int, count: int, context: np.ndarray, level: float, noise: torch.Generator
+    ) -> np.ndarray:
+        """So many frames from `start` on, uint8 [T, H, W, 3], which begin with those of the context at that noise level."""
+        config, device = self.config, next(self.dit.parameters()).device
+        vae = self.vae.eval()
+        latent_frames = 1 + (count - 1) // config.vae.time_factor
+        cells = (settings.height // config.vae.space_factor, settings.width // config.vae.space_factor)
+        x = torch.randn(1, config.vae.latent_channels, latent_frames, *cells, generator=noise).to(device)
+        known = torch.zeros(latent_frames, dtype=torch.bool, device=device)
+        if len(context):
+            given = vae.to_latents(to_tensor(torch.from_numpy(context))[None].to(device))
+            known[: given.shape[2]] = True
+            x[:, :, : given.shape[2]] = point_on_path(given, x[:, :, : given.shape[2]], torch.full((1,), level, device=device)).x_t
+        maps = steered.maps(start, count)
+        if settings.last_image is not None and start + count == settings.num_frames:
+            image = torch.from_numpy(read_image(Path(settings.last_image), settings.width, settings.height))
+            maps["last_frame"] = last_frame_map(vae, to_tensor(image)[None].to(device), latent_frames)
+        conditions = _conditions(config, settings, self.texts, maps).to(device)
+
+        def velocity(x_t: Tensor, t: Tensor) -> Tensor:
+            levels = torch.where(known, level, t)
+            guidance = guidance_at(float(t), settings.guidance, settings.guidance_interval)
+            copies = 1 if guidance == 1 else 2
+            told = dit(x_t.expand(copies, *x_t.shape[1:]).unbind(), (levels,) * copies, conditions.first(copies))
+            towards = told[0][None] if copies == 1 else guided(told[0][None], told[1][None], guidance, settings.guidance_rescale)
+            return towards * ~known[:, None, None]
+
+        dit = self.dit.eval()
+        times = step_times(settings.num_steps, shift_of(config.flow, x[0, 0].numel() // config.dit.patch**2))
+        return to_pixels(vae.to_video(solve(velocity, x, times, settings.solver))[0].cpu())
 
 
-@torch.no_grad()
-def generate(
-    vae: nn.Module, dit: nn.Module, config: TrainConfig, settings: SampleSettings, text_features: TextSource | None = None
-) -> np.ndarray:
-    """Frames uint8 [T, H, W, 3] of one sample. Raises TrainError where the settings do not fit the models.
+def default_settings(config: TrainConfig, like: str | None = None) -> SampleSettings:
+    """What a run samples when nothing else is asked for: the largest shape of its last stage, at full length.
 
-    `text_features` is for a dit that reads such.
+    The aspect ratio is that of the picture or video `like`, if given. Raises TrainError where that cannot be read.
     """
-    check_settings(config, settings)
-    shape = (
-        1,
-        config.vae.latent_channels,
-        1 + (settings.num_frames - 1) // config.vae.time_factor,
-        settings.height // config.vae.space_factor,
-        settings.width // config.vae.space_factor,
+    shapes, sample = config.shapes_of(config.stages[-1]), config.sample
+    shape = largest(shapes, token_of(config)) if like is None else fitting(shapes, token_of(config), *picture_size(Path(like)))
+    fps = sample.fps if shapes.fps == "native" else shapes.fps
+    factor = config.vae.time_factor
+    return SampleSettings(
+        prompt=sample.prompt,
+        seed=config.seed,
+        width=shape.width,
+        height=shape.height,
+        num_frames=longest(config),
+        fps=fps,
+        num_steps=sample.num_steps,
+        solver=sample.solver,
+        guidance=sample.guidance,
+        guidance_rescale=sample.guidance_rescale,
+        guidance_interval=sample.guidance_interval,
+        context_frames=1 + factor * ((longest(config) - 1) // factor // 2),
+        context_noise=sample.context_noise,
     )
-    noise = torch.randn(shape, generator=torch.Generator().manual_seed(settings.seed))
-    conditions = _conditions(config, settings, text_features)
 
-    def velocity(x_t: Tensor, t: Tensor) -> Tensor:
-        with_condition, without = dit(x_t.expand(2, *shape[1:]).unbind(), t.expand(2, shape[2]), conditions)
-        return guided(with_condition, without, settings.guidance)[None]
 
-    dit.eval()
-    times = step_times(settings.num_steps, shift_of(config.flow, noise[0, 0].numel() // config.dit.patch**2))
-    latents = solve(velocity, noise, times, config.sample.solver)
-    return to_pixels(vae.eval().to_video(latents)[0])
+def longest(config: TrainConfig) -> int:
+    """The most frames that the last stage was trained on at once."""
+    return config.shapes_of(config.stages[-1]).max_frames
 
 
 def check_settings(config: TrainConfig, settings: SampleSettings) -> None:
     """Raises TrainError naming what does not fit the models of a run."""
-    side = config.vae.space_factor * config.dit.patch
+    side, factor = config.vae.space_factor * config.dit.patch, config.vae.time_factor
     if settings.width < side or settings.height < side or settings.width % side or settings.height % side:
-        size = f"{settings.width}x{settings.height}"
-        raise TrainError(f"a sample's width and height must be multiples of {side}, not {size}")
-    if settings.num_frames < 1 or (settings.num_frames - 1) % config.vae.time_factor:
-        factor = config.vae.time_factor
-        raise TrainError(f"a sample's frames must be 1 + a multiple of {factor}, not {settings.num_frames}")
+        raise TrainError(f"a sample's width and height must be multiples of {side}, not {settings.width}x{settings.height}")
+    for name, count in (("frames", settings.num_frames), ("context frames", settings.context_frames)):
+        if count < 1 or (count - 1) % factor:
+            raise TrainError(f"a sample's {name} must be 1 + a multiple of {factor}, not {count}")
+    if settings.context_frames >= longest(config) > 1:
+        raise TrainError(f"context frames must be fewer than the {longest(config)} of a stretch, not {settings.context_frames}")
+    if settings.solver not in get_args(Solver):
+        raise TrainError(f"there is no solver {settings.solver!r}; {nearest(settings.solver, get_args(Solver))}")
     known = config.data.condition_tags
     for tag, value in settings.tags.items():
         if tag not in known:
             raise TrainError(f"the run was not trained with the tag {tag!r}; {nearest(tag, known)}")
         if not 0 <= value <= 1:
             raise TrainError(f"the tag {tag} is a quantile from 0 to 1, not {value:g}")
+    check_steering(settings.steering, config)
+    _check_frames(config, settings)
 
 
-def sample_run(run: Path, out: Path, changes: dict[str, object]) -> SampleSettings:
-    """Sample from a run's newest checkpoint into an MP4. `changes` replace its default settings. Raises TrainError."""
+def _check_frames(config: TrainConfig, settings: SampleSettings) -> None:
+    """Whether the run was trained with the frames that are given, or that a long sample gives itself."""
+    mixes = [config.conditions_of(stage) for stage in config.stages if stage.model == "dit"]
+
+    def told(*names: str) -> bool:
+        return any(getattr(mix, name) for mix in mixes for name in names)
+
+    if settings.image is not None and settings.continues is not None:
+        raise TrainError("a sample begins with an image or continues a video, not both")
+    if settings.image is not None and not told("first_frame", "continuation"):
+        raise TrainError("the run was not trained to go on from an image (conditions.first_frame)")
+    if settings.continues is not None and not told("continuation"):
+        raise TrainError("the run was not trained to continue a video (conditions.continuation)")
+    if settings.last_image is not None and not told("last_frame"):
+        raise TrainError("the run was not trained to end with an image (conditions.last_frame)")
+    if settings.num_frames > longest(config) and not (told("continuation") or (settings.context_frames == 1 and told("first_frame"))):
+        raise TrainError(
+            f"the run was trained on up to {longest(config)} frames and not to continue its own (conditions.continuation); "
+            f"ask for at most as many, not {settings.num_frames}"
+        )
+
+
+def open_generator(run: Path) -> Generator:
+    """The models of a run's newest checkpoint. Raises TrainError."""
     folder = RunFolder(run)
     if not folder.facts.exists():
         raise TrainError(f"{run} is not a run; `reelmill train` makes one")
     config, checkpoint = load_config(folder.config), folder.newest_checkpoint()
-    settings = replace(default_settings(config), **changes)  # type: ignore[arg-type]
-    check_settings(config, settings)
     trained = checkpoint and load_progress(checkpoint)
     reached = [stage.model for stage in config.stages[: trained.stage]] if trained else []
     now = config.stages[trained.stage].model if trained and trained.step else None
@@ -110,44 +210,35 @@ def sample_run(run: Path, out: Path, changes: dict[str, object]) -> SampleSettin
     load_models(checkpoint, models)
     if now:
         load_average(checkpoint, models[now])
-    text_features = encoder and EncodedTexts(encoder, config.data.memory_mb)
-    write_sample(out, generate(models["vae"], models["dit"], config, settings, text_features), settings)
-    return settings
+    return Generator(models["vae"], models["dit"], config, encoder and EncodedTexts(encoder, config.data.memory_mb))
 
 
-def write_sample(path: Path, frames: np.ndarray, settings: SampleSettings) -> None:
-    """Write frames uint8 [T, H, W, 3] as an MP4, and beside it a JSON file of the settings and a hash of the frames."""
-    write_mp4(path, frames, settings.fps)
-    facts = {**asdict(settings), "frames_sha256": sha256(frames.tobytes()).hexdigest()}
+def write_sample(path: Path, generator: Generator, settings: SampleSettings) -> None:
+    """Write a sample as an MP4, and beside it a JSON file of its settings and hashes of its frames and of files it was given."""
+    check_settings(generator.config, settings)
+    files = {name: file_digest(Path(given)) for name, given in settings.files.items()}
+    frames_sha256 = write_mp4(path, generator.frames(settings), settings.fps)
+    facts = {**asdict(settings), "files_sha256": files, "frames_sha256": frames_sha256}
     path.with_suffix(".json").write_text(json.dumps(facts, indent=2) + "\n")
 
 
-def write_mp4(path: Path, frames: np.ndarray, fps: float) -> None:
-    """Write uint8 [T, H, W, 3] RGB, of even width and height, as H.264, atomically. Raises TrainError."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with av.open(str(scratch), "w", format="mp4") as container:
-            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001), options={"crf": "16"})
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            for frame in frames:
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(scratch, path)
-    except OSError as error:
-        raise TrainError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        scratch.unlink(missing_ok=True)
+def _beginning(settings: SampleSettings) -> tuple[np.ndarray, float]:
+    """The frames that a sample begins with, uint8 [T, H, W, 3], T from 0, and the noise to give them."""
+    size = (settings.width, settings.height)
+    if settings.image is not None:
+        return read_image(Path(settings.image), *size), 0.0
+    if settings.continues is not None:
+        return read_video(Path(settings.continues), *size, settings.fps, settings.context_frames, last=True), settings.context_noise
+    return np.empty((0, settings.height, settings.width, 3), np.uint8), 0.0
 
 
-def _conditions(config: TrainConfig, settings: SampleSettings, text_features: TextSource | None) -> Conditions:
-    """What was asked for, and, second, nothing at all."""
+def _conditions(config: TrainConfig, settings: SampleSettings, texts: TextSource | None, maps: dict[str, Tensor]) -> Conditions:
+    """What was asked for, and, second, the same without text and tags."""
     fps = torch.tensor([settings.fps / config.vae.time_factor]).expand(2)
     quantiles = np.array([settings.tags.get(tag, np.nan) for tag in config.data.condition_tags])
     asked = torch.from_numpy(bin_of(quantiles, config.dit.tag_bins))
     tags, features = torch.stack([asked, torch.full_like(asked, UNKNOWN)]), None
-    if text_features:
-        prompt, empty = text_features(settings.prompt), text_features("")
+    if texts:
+        prompt, empty = texts(settings.prompt), texts("")
         features = TextFeatures((prompt, empty), empty)
-    return Conditions((settings.prompt, ""), fps, tags, features)
+    return Conditions((settings.prompt, ""), fps, tags, features, {name: (one, one) for name, one in maps.items()})

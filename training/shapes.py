@@ -106,10 +106,17 @@ def fit_sides(aspects: np.ndarray, max_tokens: int) -> Sides:
 
 def largest(config: ShapesConfig, token: Token) -> Shape:
     """The shape of a clip of the largest area, in the aspect ratio in which that area is given, at full length."""
-    width, height = max(config.areas, key=math.prod)
+    return fitting(config, token, *max(config.areas, key=math.prod))
+
+
+def fitting(config: ShapesConfig, token: Token, width: int, height: int) -> Shape:
+    """The shape of a clip of that aspect ratio in the largest area, at full length. Raises TrainError where it is too elongated."""
+    area = max(config.areas, key=math.prod)
+    scale = math.sqrt(math.prod(area) / (width * height))
     fps = 24.0 if config.fps == "native" else config.fps
     table = {"num_frames": [config.max_frames], "start_s": [0.0], "end_s": [config.max_frames / fps], "fps": [fps]}
-    return plan_shapes(pa.table({**table, "crop_w": [width], "crop_h": [height]}), config, token).of(0)
+    only = config.model_copy(update={"areas": (area,)})
+    return plan_shapes(pa.table({**table, "crop_w": [width * scale], "crop_h": [height * scale]}), only, token).of(0)
 
 
 def _sides(aspects: np.ndarray, pixels: np.ndarray, config: ShapesConfig, token: Token) -> Sides:

@@ -27,7 +27,7 @@ from training.controls.source import ControlSource
 from training.data import BatchMaker, Clip, ClipSource, Contents, Order, Pixels, nothing_readable
 from training.encoding.cache import Cache
 from training.encoding.text_features import CachedTexts, TextSource, open_text_encoder, open_texts
-from training.generate import default_settings, generate, write_mp4, write_sample
+from training.generate import Generator, default_settings, write_sample
 from training.latents import CachedLatents, LatentSource, measure_latents, open_latents
 from training.loader import LoadedStep, load_steps
 from training.log import RunLog, SilentLog
@@ -41,6 +41,7 @@ from training.runs import RunFolder, check_run, data_facts, load_manifests, make
 from training.stopping import Stopped, stop_signals
 from training.tag_bins import tag_bins
 from training.texts import has_texts
+from training.videos import write_mp4
 
 
 @dataclass(frozen=True)
@@ -267,9 +268,8 @@ def _between_steps(run: Run, stage: StageConfig, training: Training, feed: Feed,
         raise Stopped(f"stopped after step {progress.total_steps}, which is saved; continue with --resume")
     every = config.sample.every_steps if run.ranks.leads and stage.model == "dit" else 0
     if every and progress.step % every == 0:
-        settings = default_settings(config)
-        frames = generate(run.models["vae"], training.average, config, settings, run.texts)
-        write_sample(run.folder.sample_at(progress.total_steps), frames, settings)
+        generator = Generator(run.models["vae"], training.average, config, run.texts)
+        write_sample(run.folder.sample_at(progress.total_steps), generator, default_settings(config))
 
 
 # ---- one step ----
@@ -373,8 +373,8 @@ def _final_sample(run: Run) -> Path | None:
     if run.config.stages[-1].model != "dit":
         return None
     if run.ranks.leads:
-        settings = default_settings(run.config)
-        write_sample(run.folder.sample, generate(run.models["vae"], run.models["dit"], run.config, settings, run.texts), settings)
+        generator = Generator(run.models["vae"], run.models["dit"], run.config, run.texts)
+        write_sample(run.folder.sample, generator, default_settings(run.config))
     return run.folder.sample
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import av
@@ -21,7 +21,7 @@ from curation.frames import decode, open_media, video_stream
 from schemas.manifest import write_manifest
 from training.checkpoint import list_checkpoints
 from training.config import TrainError
-from training.generate import sample_run
+from training.generate import default_settings, open_generator, write_sample
 from training.ranks import Ranks
 from training.train import train
 
@@ -55,6 +55,11 @@ class Given:
     config: Path
     manifest: Path
     run: Path
+
+
+def _sample(run: Path, out: Path, changes: dict[str, object]) -> None:
+    generator = open_generator(run)
+    write_sample(out, generator, replace(default_settings(generator.config), **changes))
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +325,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(given: Given, tmp_path: Path)
 
 def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_path: Path) -> None:
     def sample(name: str, **changes: object) -> str:
-        sample_run(given.run, tmp_path / name, {"num_steps": 2, **changes})
+        _sample(given.run, tmp_path / name, {"num_steps": 2, **changes})
         return json.loads((tmp_path / name).with_suffix(".json").read_text())["frames_sha256"]
 
     first = sample("a.mp4", prompt="a cat", seed=3)
@@ -344,12 +349,12 @@ def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_pa
 )
 def test_samples_that_cannot_be_made(given: Given, tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(TrainError, match=message):
-        sample_run(given.run, tmp_path / "x.mp4", changes)
+        _sample(given.run, tmp_path / "x.mp4", changes)
 
 
 def test_what_is_not_a_run_cannot_be_sampled(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="is not a run"):
-        sample_run(tmp_path, tmp_path / "x.mp4", {})
+        _sample(tmp_path, tmp_path / "x.mp4", {})
 
 
 def test_checkpoints_hold_no_pickled_code(given: Given) -> None:

@@ -1,0 +1,83 @@
+"""What a sample is steered by besides text and tags, as a user gives it: maps over the latents of any stretch of it come out."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from training.config import TrainConfig, TrainError, nearest
+from training.controls.camera import Camera, camera_from, camera_map
+from training.controls.extract import Extractor
+from training.controls.source import grid_of
+from training.controls.tracks import Tracks, parse_track, tracks_map
+from training.videos import read_video
+
+MOVES = ("pan", "tilt", "zoom", "roll")
+
+
+@dataclass(frozen=True)
+class Steering:
+    """`camera` are speeds by move, `tracks` paths such as "0.2,0.5;0.8,0.5", `videos` those that controls are measured on, by name."""
+
+    camera: Mapping[str, float] = field(default_factory=dict)
+    tracks: tuple[str, ...] = ()
+    videos: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def names(self) -> set[str]:
+        """The controls that are given."""
+        return {*self.videos, *(["camera"] if self.camera else []), *(["tracks"] if self.tracks else [])}
+
+
+def check_steering(steering: Steering, config: TrainConfig) -> None:
+    """Raises TrainError where a run does not know what it is to be steered by, or it is given twice."""
+    for name in sorted(steering.names):
+        if name not in config.told_controls:
+            raise TrainError(f"the run was not trained with {name} (conditions.{name}); {nearest(name, config.told_controls)}")
+    for name in ("camera", "tracks"):
+        if name in steering.videos and getattr(steering, name):
+            raise TrainError(f"{name} is given twice: by numbers and by {steering.videos[name]}; leave one of them out")
+    for move in steering.camera:
+        if move not in MOVES:
+            raise TrainError(f"a camera does not {move!r}; {nearest(move, MOVES)}")
+
+
+class Steered:
+    """The maps of a sample of so many frames and that size, for any stretch of it. Raises TrainError."""
+
+    def __init__(self, steering: Steering, config: TrainConfig, width: int, height: int, num_frames: int, fps: float):
+        check_steering(steering, config)
+        self._grid, self._fps, self._size = grid_of(config), fps, (height, width)
+        folders = {name: Path(folder) for name, folder in config.controls.model_dump().items() if folder is not None}
+        self._camera = camera_from(*(steering.camera.get(move, 0.0) for move in MOVES), num_frames) if steering.camera else None
+        self._tracks = _joined(steering.tracks, num_frames, width, height)
+        self._videos = {name: read_video(Path(path), width, height, fps, num_frames) for name, path in steering.videos.items()}
+        self._extractors = {name: Extractor((name,), self._grid, folders) for name in steering.videos}
+
+    def maps(self, start: int, frames: int) -> dict[str, Tensor]:
+        """The maps of so many frames from `start` on, by name, float32 [C, T', H', W']. Raises TrainError where one cannot be measured."""
+        stretch = slice(start, start + frames)
+        made: dict[str, Tensor | None] = {}
+        if self._camera:
+            made["camera"] = camera_map(Camera(*self._camera.speeds()[:, start : start + frames - 1]), self._grid, *self._size)
+        if self._tracks:
+            part = Tracks(self._tracks.positions[:, stretch], self._tracks.visible[:, stretch])
+            made["tracks"] = tracks_map(part, self._grid, *self._size)
+        for name, video in self._videos.items():
+            made[name] = self._extractors[name](np.ascontiguousarray(video[stretch]), self._fps, 0)[name]
+            if made[name] is None:
+                raise TrainError(f"no {name} can be found in the frames that are given for it")
+        return {name: one.to(torch.float32) if one.is_floating_point() else one for name, one in made.items() if one is not None}
+
+
+def _joined(texts: tuple[str, ...], num_frames: int, width: int, height: int) -> Tracks | None:
+    try:
+        each = [parse_track(text, num_frames, width, height) for text in texts]
+    except ValueError as error:
+        raise TrainError(str(error)) from error
+    if not each:
+        return None
+    return Tracks(np.concatenate([one.positions for one in each]), np.concatenate([one.visible for one in each]))
