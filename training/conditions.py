@@ -55,12 +55,6 @@ class Conditions:
         controls = {name: maps[:count] for name, maps in self.controls.items()}
         return Conditions(self.texts[:count], self.latent_fps[:count], self.tags[:count], features, controls)
 
-    def to(self, device: torch.device | str) -> "Conditions":
-        """The same on a device."""
-        features = self.features and TextFeatures(tuple(each.to(device) for each in self.features.each), self.features.empty.to(device))
-        controls = {name: tuple(None if one is None else one.to(device) for one in maps) for name, maps in self.controls.items()}
-        return Conditions(self.texts, self.latent_fps.to(device), self.tags.to(device), features, controls)
-
 
 @dataclass(frozen=True)
 class Told:

@@ -12,7 +12,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 # On resuming. A text encoder may have moved: it is known by its digest.
-_MAY_CHANGE = ("data.workers", "data.memory_mb", "text.encoder", "checkpoint_every_steps", "keep_checkpoints", "log_every_s")
+_MAY_CHANGE = (
+    *("data.workers", "data.memory_mb", "text.encoder", "checkpoint_every_steps", "keep_checkpoints", "log_every_s", "wandb_project"),
+    *("held_out.every_steps", "held_out.clips", "system.device", "system.sharding", "system.compile", "system.recompute"),
+)
 CONTROLS = ("last_frame", "camera", "tracks", "edges", "depth", "keypoints")  # maps on the grid of the latents
 PRESETS = Path(__file__).parent / "presets"
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -313,6 +316,9 @@ class StageConfig(_Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 10
     weight_decay: NotNegative = 0.01
     max_grad_norm: Positive = 1.0
+    max_spike: Annotated[float, Field(gt=1, allow_inf_nan=False)] | None = (
+        None  # an update of more times the usual gradient norm is skipped
+    )
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
 
 
@@ -344,6 +350,25 @@ class AuditConfig(_Strict):
     tags: tuple[str, ...] = ()  # columns of the manifest beside those of the balance and data.condition_tags
 
 
+class HeldOutConfig(_Strict):
+    """Videos that are never trained on, to measure the loss on with averaged weights. Zero `share`: none."""
+
+    share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of all videos, with all of their clips
+    every_steps: PositiveInt = 100  # of a stage, and at its end
+    clips: PositiveInt = 32  # that are measured each time, always the same
+
+
+class SystemConfig(_Strict):
+    """What computes, and how. None of it changes what is learned but for rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
+    precision: Literal["float32", "bfloat16"] = "float32"  # of products in the models; weights, averages and optimizer stay float32
+    sharding: Literal["ddp", "fsdp"] = "ddp"  # fsdp: each rank keeps its part of the dit alone
+    compile: bool = False  # the blocks of the dit, each by itself
+    recompute: Literal["none", "selective", "full"] = "none"  # activations that backward makes again to save memory
+    attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = "auto"
+
+
 class TrainConfig(_Strict):
     """A whole run."""
 
@@ -360,9 +385,12 @@ class TrainConfig(_Strict):
     stages: tuple[StageConfig, ...] = Field(min_length=1)
     sample: SampleConfig = SampleConfig()
     audit: AuditConfig = AuditConfig()
+    held_out: HeldOutConfig = HeldOutConfig()
+    system: SystemConfig = SystemConfig()
     checkpoint_every_steps: PositiveInt = 100
     keep_checkpoints: PositiveInt = 2
     log_every_s: NotNegative = 5.0  # between plain progress lines
+    wandb_project: str | None = None  # where Weights & Biases is to be told all that is logged; WANDB_MODE=offline keeps it here
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "TrainConfig":
@@ -375,6 +403,8 @@ class TrainConfig(_Strict):
             )
         if "vae" in models and self.data.cache is not None:
             raise ValueError("data.cache are those of a vae that stays as it is, but stages train it")
+        if self.held_out.share and self.data.cache is not None:
+            raise ValueError("held_out reads clips that data.cache does not hold; leave one of them out")
         if len({stage.name for stage in self.stages}) < len(self.stages):
             raise ValueError("stages must have different names")
         for before, stage in zip([None, *self.stages], self.stages, strict=False):

@@ -89,10 +89,6 @@ class Batch:
     known_frames: Tensor
     known_level: Tensor
 
-    def to(self, device: torch.device) -> "Batch":
-        """The same on a device."""
-        return replace(self, x=tuple(x.to(device) for x in self.x), conditions=self.conditions.to(device))
-
 
 class SkippedClip(Exception):
     """A clip that cannot be trained on; the message is the reason."""
@@ -253,3 +249,10 @@ class BatchMaker:
         }
         conditions = replace(everything.without(~told.text, ~told.tags), controls=controls)
         return Batch(x, conditions, told.known_frames, told.known_level)
+
+
+def blank_batch(shape: tuple[int, int, int, int], num_tags: int, texts: Callable[[str], Tensor] | None = None) -> Batch:
+    """One clip of zeros [C, T, H, W] of which nothing is told, for those who must compute something and have nothing."""
+    features = TextFeatures((texts(""),), texts("")) if texts else None
+    told = Conditions(("",), torch.ones(1), torch.zeros(1, num_tags, dtype=torch.int64), features)
+    return Batch((torch.zeros(shape),), told, torch.zeros(1, dtype=torch.int64), torch.zeros(1))

@@ -20,6 +20,7 @@ from training.config import Solver, TrainConfig, TrainError, load_config, neares
 from training.controls.source import last_frame_map
 from training.encoding.text_features import EncodedTexts, TextSource
 from training.flow import guidance_at, guided, point_on_path, shift_of, solve, step_times
+from training.parallel import moved
 from training.pixels import to_pixels, to_tensor
 from training.runs import RunFolder, make_models, reopen_text_encoder
 from training.shapes import fitting, largest, token_of
@@ -104,7 +105,7 @@ class Generator:
         if settings.last_image is not None and start + count == settings.num_frames:
             image = torch.from_numpy(read_image(Path(settings.last_image), settings.width, settings.height))
             maps["last_frame"] = last_frame_map(vae, to_tensor(image)[None].to(device), latent_frames)
-        conditions = _conditions(config, settings, self.texts, maps).to(device)
+        conditions = moved(_conditions(config, settings, self.texts, maps), device)
 
         def velocity(x_t: Tensor, t: Tensor) -> Tensor:
             levels = torch.where(known, level, t)

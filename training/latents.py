@@ -55,8 +55,12 @@ class CachedLatents:
 
 @torch.no_grad()
 def encode(vae: VAE, pixels: Tensor) -> Tensor:
-    """Pixels uint8 [T, H, W, 3] to normalized latents [C, T', H', W']."""
-    return vae.to_latents(to_tensor(pixels)[None])[0]
+    """Pixels uint8 [T, H, W, 3] to normalized latents [C, T', H', W'], on the CPU wherever the VAE is."""
+    return vae.to_latents(_on_device(pixels, vae))[0].cpu()
+
+
+def _on_device(pixels: Tensor, vae: VAE) -> Tensor:
+    return to_tensor(pixels)[None].to(vae.latent_mean.device)
 
 
 def latent_key(row: Mapping[str, Any], shape: Shape, window: Window, origin: str) -> str:
@@ -114,4 +118,4 @@ def check_latents(prepared: Prepared, shapes: Shapes, data: DataConfig, cache: C
 def measure_latents(vae: VAE, source: ClipSource, order: Order) -> None:
     """Set the VAE's latent statistics from the first clips of the run, at most 64."""
     clips = source.first(order, min(_STATISTICS_CLIPS, order.sampler.epoch_length))
-    vae.set_statistics([vae.encode(to_tensor(clip.content)[None]).mean[0] for clip in clips])
+    vae.set_statistics([vae.encode(_on_device(clip.content, vae)).mean[0] for clip in clips])

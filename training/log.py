@@ -7,19 +7,22 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.audit import FacetAudit, describe
+from training.config import TrainConfig, TrainError
 
-_BRIEF = ("loss", "psnr_db", "lr", "grad_norm", "samples_per_s")
+_BRIEF = ("loss", "held_out_loss", "psnr_db", "lr", "grad_norm", "samples_per_s", "mfu")
 
 
 class RunLog(AbstractContextManager["RunLog"]):
     """Logs the steps of a run of `total_steps`, of which `done_steps` are done."""
 
-    def __init__(self, folder: Path, total_steps: int, done_steps: int, every_s: float):
+    def __init__(self, folder: Path, total_steps: int, done_steps: int, config: TrainConfig):
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         keep_until(folder / "metrics.jsonl", done_steps)
@@ -27,7 +30,8 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._audit = folder / "audit.jsonl"
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=done_steps + 1)
-        self._total, self._first, self._every_s = total_steps, done_steps, every_s
+        self._wandb = _start_wandb(folder, config.wandb_project) if config.wandb_project else None
+        self._total, self._first, self._every_s = total_steps, done_steps, config.log_every_s
         self._began = self._said = time.monotonic()
         console = Console(stderr=True)
         self._bar = _progress_bar(console) if console.is_terminal else None
@@ -48,6 +52,8 @@ class RunLog(AbstractContextManager["RunLog"]):
         self._metrics.flush()
         for name, value in metrics.items():
             self._board.add_scalar(f"{stage}/{name}", value, total_steps)
+        if self._wandb:
+            self._wandb.log({f"{stage}/{name}": value for name, value in metrics.items()}, step=total_steps)
         facts = "  ".join(f"{name} {metrics[name]:.4g}" for name in _BRIEF if name in metrics)
         if self._bar:
             self._bar.update(self._task, completed=total_steps, description=stage, facts=facts)
@@ -73,6 +79,8 @@ class RunLog(AbstractContextManager["RunLog"]):
     def __exit__(self, *error: object) -> None:
         self._metrics.close()
         self._board.close()
+        if self._wandb:
+            self._wandb.finish()
         if self._bar:
             self._bar.stop()
 
@@ -91,6 +99,20 @@ class SilentLog(AbstractContextManager["SilentLog"]):
 
     def __exit__(self, *error: object) -> None:
         pass
+
+
+def _start_wandb(folder: Path, project: str) -> Any:
+    """A run of Weights & Biases that is called as the folder; a resumed run goes on with it. Raises TrainError without the package."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise TrainError(
+            "wandb_project: the package wandb is not installed; `pip install reelmill[wandb]`, or leave the key out"
+        ) from error
+    name = folder / "wandb_id"
+    if not name.exists():
+        name.write_text(uuid4().hex)
+    return wandb.init(project=project, id=name.read_text(), name=folder.name, dir=str(folder), resume="allow")
 
 
 def _progress_bar(console: Console) -> Progress:

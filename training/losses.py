@@ -31,12 +31,6 @@ class Noisy:
     velocities: tuple[Tensor, ...]
     wanted: tuple[Tensor, ...]
 
-    def to(self, device: torch.device) -> "Noisy":
-        """The same on a device."""
-        parts = (tuple(each.to(device) for each in part) for part in (self.x_t, self.levels, self.velocities, self.wanted))
-        x_t, levels, velocities, wanted = parts
-        return Noisy(x_t, levels, self.conditions.to(device), velocities, wanted)
-
 
 @dataclass(frozen=True)
 class StepLoss:
@@ -70,9 +64,10 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: t
 
 def make_noisy(batch: Batch, flow: FlowConfig, patch: int, generator: torch.Generator) -> Noisy:
     """Each clip of a batch of latents at a noise level of its own, but for the frames of it that are given."""
-    times = draw_times([x[0].numel() // patch**2 for x in batch.x], flow, generator)
-    noise = [torch.randn(x.shape, generator=generator) for x in batch.x]
-    wanted = tuple(torch.arange(x.shape[1]) >= known for x, known in zip(batch.x, batch.known_frames, strict=True))
+    device = batch.x[0].device  # random numbers are made on the CPU, the same for any device
+    times = draw_times([x[0].numel() // patch**2 for x in batch.x], flow, generator).to(device)
+    noise = [torch.randn(x.shape, generator=generator).to(device) for x in batch.x]
+    wanted = tuple(torch.arange(x.shape[1], device=device) >= known for x, known in zip(batch.x, batch.known_frames, strict=True))
     levels = tuple(torch.where(mask, t, known) for mask, t, known in zip(wanted, times, batch.known_level, strict=True))
     points = [point_on_path(x[None], n[None], level[None, None]) for x, n, level in zip(batch.x, noise, levels, strict=True)]
     x_t, velocities = tuple(point.x_t[0] for point in points), tuple(point.velocity[0] for point in points)

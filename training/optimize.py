@@ -1,11 +1,17 @@
-"""How weights move beside the gradient: the learning rate of a step, and the moving average."""
+"""How weights move: the optimizer, the learning rate of a step, and the moving average."""
 
 import math
 
 import torch
+from torch import nn
 
 from training.checkpoint import Training
 from training.config import StageConfig
+
+
+def make_optimizer(model: nn.Module, stage: StageConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter 2019), all of whose arithmetic on a weight is one pass over it."""
+    return torch.optim.AdamW(model.parameters(), weight_decay=stage.weight_decay, betas=(0.9, 0.98), fused=True)
 
 
 def learning_rate(stage: StageConfig, step: int) -> float:

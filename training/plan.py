@@ -5,6 +5,7 @@ Training starts from the same functions, so that a plan is what will be, but for
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 
 import numpy as np
 import pyarrow as pa
@@ -31,6 +32,7 @@ class Prepared:
     """A manifest made ready for stages: the rows they train on, how often each is drawn, and in which order."""
 
     rows: pa.Table
+    held_out_rows: pa.Table  # of videos that are not trained on
     num_left_out: int  # too elongated for an area of a stage
     origin: str  # what materialized clips were made with, since their pixels are not the source's; "" for the sources themselves
     balance: Balance
@@ -151,10 +153,33 @@ def _prepare(manifest: Manifest, config: TrainConfig, stages: Sequence[StageConf
     kept = rows.filter(pa.array(~elongated(rows, [config.shapes_of(stage) for stage in stages], token_of(config))))
     if kept.num_rows == 0:
         raise TrainError(f"all {rows.num_rows} clips of the manifest {place}are too elongated for the areas of the shapes")
+    is_held_out = held_out(kept, config.held_out.share)
+    kept, held_out_rows = kept.filter(pa.array(~is_held_out)), kept.filter(pa.array(is_held_out))
     wanted = config.balance_of(stages[0])
     balance = plan_balance(kept, wanted, _tokens(kept, wanted, config, stages[-1]))
     origin = manifest.facts.made_from.get("settings", "")
-    return Prepared(kept, rows.num_rows - kept.num_rows, origin, balance, make_sampler(balance, manifest.digest, config.seed))
+    num_left_out = rows.num_rows - kept.num_rows - held_out_rows.num_rows
+    return Prepared(kept, held_out_rows, num_left_out, origin, balance, make_sampler(balance, manifest.digest, config.seed))
+
+
+def held_out(rows: pa.Table, share: float) -> np.ndarray:
+    """Which rows are of videos that are not trained on, bool [N]. Raises TrainError where that would be none of them, or all.
+
+    It is told from the id of a video alone, so that no clip of a source leaks, and that a video is held out of all runs or of none.
+    """
+    if share == 0:
+        return np.zeros(rows.num_rows, bool)
+    if "video_id" not in rows.column_names:
+        raise TrainError("held_out.share: the manifest has no column video_id to tell sources apart; leave held_out out")
+    videos = rows.column("video_id").combine_chunks().dictionary_encode()
+    digests = (sha256(f"held out/{video}".encode()).digest() for video in videos.dictionary.to_pylist())
+    chosen = np.array([int.from_bytes(digest[:8]) < share * 2**64 for digest in digests])
+    if chosen.all() or not chosen.any():
+        what = "all" if chosen.all() else "none"
+        raise TrainError(
+            f"held_out.share: {share:g} holds out {what} of the {len(chosen)} videos; {'lower' if chosen.all() else 'raise'} it"
+        )
+    return chosen[videos.indices.to_numpy()]
 
 
 def shapes_of(prepared: Prepared, config: TrainConfig, stage: StageConfig) -> Shapes:
@@ -184,11 +209,12 @@ def plan_run(manifests: Manifests, config: TrainConfig) -> PlannedRun:
 def _plan_data(manifests: Manifests, config: TrainConfig, prepared: Prepared, of_stages: Sequence[Prepared]) -> DataPlan:
     stages = [stage for stage, theirs in zip(config.stages, of_stages, strict=True) if theirs is prepared]
     times, clips = np.unique(prepared.sampler.counts(0), return_counts=True)
+    left_out = {"too elongated": prepared.num_left_out, "held out": prepared.held_out_rows.num_rows}
     return DataPlan(
         stages=tuple(stage.name for stage in stages),
         manifest=stages[0].manifest,
         clips=manifests[stages[0].manifest].rows.num_rows,
-        left_out={"too elongated": prepared.num_left_out} if prepared.num_left_out else {},
+        left_out={reason: clips for reason, clips in left_out.items() if clips},
         has_captions=has_texts(prepared.rows, config.data.caption_lengths),
         balance=prepared.balance.report,
         repeats=dict(zip(times.tolist(), clips.tolist(), strict=True)),

@@ -1,4 +1,4 @@
-"""Several processes that train as one, as torchrun starts them. One alone needs no group, and is the same code."""
+"""Several processes that train as one, as torchrun starts them. One alone is the same code, and needs a group to shard weights only."""
 
 import os
 from collections.abc import Iterator
@@ -17,10 +17,11 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among all."""
+    """This process among all. `saving` is a group of their own for checkpoints, which are written while steps go on."""
 
     rank: int = 0
     count: int = 1
+    saving: dist.ProcessGroup | None = None
 
     @property
     def leads(self) -> bool:
@@ -33,17 +34,6 @@ class Ranks:
         if self.count > 1:
             dist.all_gather_object(values, value)
         return values
-
-    def sum_gradients(self, model: nn.Module) -> None:
-        """Give every rank the sum of all gradients; a rank without any has zeros."""
-        if self.count == 1:
-            return
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
-        parts = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in weights]
-        flat = torch.cat([part.flatten() for part in parts])
-        dist.all_reduce(flat)
-        for weight, part in zip(weights, flat.split([weight.numel() for weight in weights]), strict=True):
-            weight.grad = part.view_as(weight)
 
     def follow(self, module: nn.Module) -> None:
         """Take weights and buffers of the leading rank."""
@@ -60,17 +50,19 @@ def check_ranks(config: TrainConfig, count: int) -> None:
 
 
 @contextmanager
-def join_ranks() -> Iterator[Ranks]:
+def join_ranks(device: torch.device, sharding: str) -> Iterator[Ranks]:
     """The group that torchrun's environment names, or this process alone. Raises TrainError where it cannot be joined."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
-    if count == 1:
+    if count == 1 and sharding == "ddp":
         yield Ranks()
         return
+    alone = {"store": dist.HashStore(), "rank": 0, "world_size": 1} if count == 1 else {}
     try:
-        dist.init_process_group("gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", **alone)
+        ranks = Ranks(dist.get_rank(), count, dist.new_group(backend="gloo") if count > 1 else None)
     except (ValueError, RuntimeError) as error:
         raise TrainError(f"the group of {count} ranks cannot be joined: {error}; start them with torchrun") from error
     try:
-        yield Ranks(dist.get_rank(), count)
+        yield ranks
     finally:
         dist.destroy_process_group()

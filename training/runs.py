@@ -147,6 +147,7 @@ def data_facts(manifests: Manifests, path: str | Path | None, config: TrainConfi
                 "manifest_digest": manifest.digest,
                 "clips": manifest.rows.num_rows,
                 "clips_too_elongated": prepared.num_left_out,
+                "clips_held_out": prepared.held_out_rows.num_rows,
                 "balance": asdict(prepared.balance.report),
                 "order_key": f"{prepared.sampler.key:032x}",
             }

@@ -24,7 +24,7 @@ class Posterior:
 
     def sample(self, generator: torch.Generator) -> Tensor:
         """z [B, C, T', H', W'] by reparametrization."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        noise = torch.randn(self.mean.shape, generator=generator).to(self.mean.device)
         return self.mean + (0.5 * self.log_variance).exp() * noise
 
     def kl(self) -> Tensor:

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from schemas.manifest import write_manifest
+from tests.training.checkpoint_files import assert_equal_tensors
 from tests.training.test_training_run import CLIPS, CONFIG, _row
 from tests.training.tiny_encoders import tiny_encoder
 from training.checkpoint import list_checkpoints, load_models
@@ -93,8 +94,7 @@ def _losses(run: Path) -> list[tuple]:
 
 def _assert_same(run: Path, other: Path) -> None:
     assert _losses(run) == _losses(other)
-    ours, theirs = (list_checkpoints(path / "checkpoints")[-1] / "models.safetensors" for path in (run, other))
-    assert ours.read_bytes() == theirs.read_bytes()
+    assert_equal_tensors(*(list_checkpoints(path / "checkpoints")[-1] for path in (run, other)))
     assert (run / "sample.json").read_bytes() == (other / "sample.json").read_bytes()
     assert (run / "samples/step_00000004.json").read_bytes() == (other / "samples/step_00000004.json").read_bytes()
 

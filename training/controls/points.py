@@ -20,14 +20,14 @@ _APART = _SIDE / 30
 _CORNER = 0.4  # side of the window that places a corner, of the one in which it must be told
 # Eigenvalues of the structure tensor, the mean products of slopes. The lesser must be so large, in squared levels per pixel of the
 # clip, that it is not what coding leaves on plain ground; and so large a part of the greater that a point cannot slide along an edge.
-_TEXTURED = 0.75
+_TEXTURED = 2.0
 _ROUND = 0.1
 _POINT = 7  # pixels a side of what lies at the point itself: it must be no plainer than its window, or another thing there carries it off
 _RETURN = 0.5  # pixels that a point may be off when it is back
 _AGREES = 1.0  # pixels from the common motion up to which a point takes part in it
 _LEAST_POINTS = 12
 _LEAST_SHARE = 0.4  # of points that must take part
-_LEAST_REACH = 0.6  # of width and of height that they must reach across
+_LEAST_REACH = 0.65  # of width and of height that they must reach across
 _LEAST_HULL = 0.3  # of the picture that lies within them
 
 

@@ -16,7 +16,7 @@ from training.data import Batch
 from training.forecast.cost import RunCost, encode, encodes, make_batch, make_pixels
 from training.forecast.devices import Device
 from training.losses import batch_loss, noise_generator
-from training.optimize import update_average
+from training.optimize import make_optimizer, update_average
 from training.plan import PlannedRun, PlannedStage
 from training.runs import make_models
 
@@ -88,8 +88,7 @@ def _measure_stage(
 ) -> tuple[float, float]:
     """Seconds of a step, and of these the seconds of encoding."""
     model = models[stage.model].train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, weight_decay=stage.weight_decay, betas=(0.9, 0.98))
-    training = Training(model, deepcopy(model).requires_grad_(False), optimizer)
+    training = Training(model, deepcopy(model).requires_grad_(False), make_optimizer(model, stage))
     seconds, encoding = 0.0, 0.0
     for step in range(1 + _MEASURED_STEPS):
         chosen = [planned.probes[(step * stage.micro_batches + i) % len(planned.probes)] for i in range(stage.micro_batches)]
