@@ -121,7 +121,7 @@ def _wait_for_step(process: subprocess.Popen, run: Path, step: int) -> None:
 
 
 def _metrics(run: Path) -> list[dict]:
-    timed = ("samples_per_s", "tokens_per_s", "data_share", "memory_gb")
+    timed = ("tflops", "samples_per_s", "tokens_per_s", "data_share", "memory_gb")
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{name: value for name, value in line.items() if name not in timed} for line in lines]
 
