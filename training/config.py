@@ -4,6 +4,7 @@ Unknown keys are errors that name the nearest known key. No torch here, so that 
 """
 
 import math
+from dataclasses import asdict
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,10 +12,13 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-# On resuming. A text encoder may have moved: it is known by its digest.
+from training.autoencoding.published import published_vae
+
+# On resuming. A text encoder or vae may have moved: it is known by its digest.
 _MAY_CHANGE = (
     *("data.workers", "data.memory_mb", "text.encoder", "checkpoint_every_steps", "keep_checkpoints", "log_every_s", "wandb_project"),
     *("held_out.every_steps", "held_out.clips", "system.device", "system.sharding", "system.compile", "system.recompute"),
+    *("vae.pretrained", "vae.tile_pixels", "vae.chunk_frames", "sample.preview_decoder"),
 )
 CONTROLS = ("last_frame", "camera", "tracks", "edges", "depth", "keypoints")  # maps on the grid of the latents
 PRESETS = Path(__file__).parent / "presets"
@@ -173,10 +177,24 @@ class BalanceConfig(_Strict):
         return self
 
 
+class PerceptualConfig(_Strict):
+    """LPIPS beside the mean absolute error, on a few frames of each clip."""
+
+    weights: str  # a file of LPIPS weights, or a folder that holds one
+    weight: Positive = 0.1
+
+
+class AdversarialConfig(_Strict):
+    """A critic of reconstructions, trained beside the vae."""
+
+    weight: Positive = 0.05
+    widths: tuple[PositiveInt, ...] = Field((32, 64, 128), min_length=1)  # each halves the picture, and each but the first time
+
+
 class VAEConfig(_Strict):
     """The causal 3D autoencoder. Pixels are folded into channels; then each further width halves time or space."""
 
-    latent_channels: PositiveInt = 8
+    latent_channels: PositiveInt = 16
     time_factor: PositiveInt = 4  # frames to one latent frame, after the first
     space_factor: PositiveInt = 8  # pixels a side to one latent cell
     input_patch: PositiveInt = 4  # pixels a side folded into channels before the first convolution
@@ -184,6 +202,11 @@ class VAEConfig(_Strict):
     blocks_per_width: PositiveInt = 1
     kl_weight: NotNegative = 1e-5
     weights: str | None = None  # a run whose vae, of this very shape, is where this one begins
+    perceptual: PerceptualConfig | None = None
+    adversarial: AdversarialConfig | None = None
+    pretrained: str | None = None  # a folder in the layout of diffusers, of a vae that stays as it is; nothing above but factors is of it
+    tile_pixels: PositiveInt | None = None  # a side, of what is encoded or decoded at once; none: the whole picture
+    chunk_frames: PositiveInt | None = None  # encoded or decoded at once; none: all
 
     @property
     def strides(self) -> tuple[tuple[int, int], ...]:
@@ -192,7 +215,33 @@ class VAEConfig(_Strict):
         times, spaces = self.time_factor.bit_length() - 1, (self.space_factor // self.input_patch).bit_length() - 1
         return tuple((1 + (i >= halvings - times), 1 + (i < spaces)) for i in range(halvings))
 
+    @property
+    def is_given(self) -> bool:
+        """Whether it was trained elsewhere, so that no stage need train it."""
+        return self.weights is not None or self.pretrained is not None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _factors_of_the_folder(cls, given: Any) -> Any:
+        """Those not given are the pretrained one's, and written out, so that a run's config can be read where the folder has gone."""
+        if not isinstance(given, dict) or not given.get("pretrained"):
+            return given
+        factors = ("time_factor", "space_factor", "latent_channels")
+        published = {} if all(name in given for name in factors) else asdict(published_vae(Path(given["pretrained"])))
+        return {**{name: published[name] for name in factors if name in published}, **given}
+
     @model_validator(mode="after")
+    def _parts_fit(self) -> "VAEConfig":
+        if self.tile_pixels and self.tile_pixels % self.space_factor:
+            raise ValueError(f"tile_pixels must be a multiple of {self.space_factor}, space_factor")
+        if self.chunk_frames and self.chunk_frames % self.time_factor:
+            raise ValueError(f"chunk_frames must be a multiple of {self.time_factor}, time_factor")
+        if self.pretrained is not None and self.weights is not None:
+            raise ValueError("pretrained and weights both name a vae; leave one out")
+        if self.pretrained is not None and (self.perceptual or self.adversarial):
+            raise ValueError("perceptual and adversarial are for a vae that is trained; one that is pretrained stays as it is")
+        return self if self.pretrained is not None else self._strides_fit()
+
     def _strides_fit(self) -> "VAEConfig":
         time, space = (math.prod(stride[axis] for stride in self.strides) for axis in range(2))
         if (time, space * self.input_patch) != (self.time_factor, self.space_factor) or (1, 1) in self.strides:
@@ -331,6 +380,7 @@ class SampleConfig(_Strict):
     num_steps: PositiveInt = 20
     solver: Solver = "euler"  # heun takes twice the time of the others
     guidance: NotNegative = 2.0
+    preview_decoder: str | None = None  # a TAEHV file for the samples of every_steps; it goes with vae.pretrained
     guidance_rescale: Share = 0.0  # how far back to the contrast that there is without guidance
     context_noise: Share = 0.1  # of the frames with which the next stretch of a long sample begins
     guidance_interval: tuple[Share, Share] = (0.0, 1.0)  # noise levels, above the first up to the second, at which there is guidance
@@ -397,10 +447,14 @@ class TrainConfig(_Strict):
         for stage in self.stages:
             self._shapes_fit(stage)
         models = [stage.model for stage in self.stages]
-        if models[0] != "vae" and self.vae.weights is None:
+        if models[0] != "vae" and not self.vae.is_given:
             raise ValueError(
                 "stages must begin with one that trains the vae, since the dit learns on its latents, or vae.weights name a run"
             )
+        if "vae" in models and self.vae.pretrained is not None:
+            raise ValueError("vae.pretrained stays as it is; leave out the stage that trains the vae")
+        if self.sample.preview_decoder is not None and self.vae.pretrained is None:
+            raise ValueError("sample.preview_decoder is for latents of vae.pretrained alone")
         if "vae" in models and self.data.cache is not None:
             raise ValueError("data.cache are those of a vae that stays as it is, but stages train it")
         if self.held_out.share and self.data.cache is not None:

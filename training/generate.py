@@ -22,7 +22,7 @@ from training.encoding.text_features import EncodedTexts, TextSource
 from training.flow import guidance_at, guided, point_on_path, shift_of, solve, step_times
 from training.parallel import moved
 from training.pixels import to_pixels, to_tensor
-from training.runs import RunFolder, make_models, reopen_text_encoder
+from training.runs import RunFolder, check_vae, make_models, reopen_text_encoder
 from training.shapes import fitting, largest, token_of
 from training.steering import Steered, Steering, check_steering
 from training.tag_bins import UNKNOWN, bin_of
@@ -65,12 +65,16 @@ class SampleSettings:
 
 @dataclass(frozen=True)
 class Generator:
-    """The models of a run, ready to sample. `texts` gives features, to a dit that reads such."""
+    """The models of a run, ready to sample.
+
+    `texts` gives features, to a dit that reads such. `preview`, if given, makes video of latents by its `to_video` in place of the vae.
+    """
 
     vae: nn.Module
     dit: nn.Module
     config: TrainConfig
     texts: TextSource | None = None
+    preview: nn.Module | None = None
 
     @torch.no_grad()
     def frames(self, settings: SampleSettings) -> Iterator[np.ndarray]:
@@ -117,7 +121,7 @@ class Generator:
 
         dit = self.dit.eval()
         times = step_times(settings.num_steps, shift_of(config.flow, x[0, 0].numel() // config.dit.patch**2))
-        return to_pixels(vae.to_video(solve(velocity, x, times, settings.solver))[0].cpu())
+        return to_pixels((self.preview or vae).to_video(solve(velocity, x, times, settings.solver))[0].cpu())
 
 
 def default_settings(config: TrainConfig, like: str | None = None) -> SampleSettings:
@@ -208,6 +212,7 @@ def open_generator(run: Path) -> Generator:
         raise TrainError(f"{run} has no checkpoint of its dit yet; continue it with `reelmill train ... --resume`")
     torch.set_num_threads(config.threads)
     encoder, models = reopen_text_encoder(folder, config), make_models(config)
+    check_vae(folder, models["vae"])
     load_models(checkpoint, models)
     if now:
         load_average(checkpoint, models[now])

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.autoencoding.pretrained import AnyVAE, PretrainedVAE
 from training.config import DataConfig, TrainConfig, TrainError
 from training.data import Clip, ClipSource, Memory, Order, SkippedClip
 from training.encoding.cache import Cache, key_of
@@ -22,13 +23,14 @@ from training.shapes import Shape, Shapes
 from training.vae import VAE
 
 _STATISTICS_CLIPS = 64
+NOT_OF_LATENTS = {"kl_weight", "weights", "perceptual", "adversarial", "pretrained", "tile_pixels", "chunk_frames"}
 _VERSION = 1  # of how pixels become latents, beside what the encoder's digest tells
 
 
 class LatentSource:
     """Encodes clips with a VAE that no longer changes."""
 
-    def __init__(self, vae: VAE, memory_mb: float):
+    def __init__(self, vae: AnyVAE, memory_mb: float):
         self._vae = vae.eval()
         self._memory = Memory(memory_mb * 1e6)
 
@@ -54,12 +56,12 @@ class CachedLatents:
 
 
 @torch.no_grad()
-def encode(vae: VAE, pixels: Tensor) -> Tensor:
+def encode(vae: AnyVAE, pixels: Tensor) -> Tensor:
     """Pixels uint8 [T, H, W, 3] to normalized latents [C, T', H', W'], on the CPU wherever the VAE is."""
     return vae.to_latents(_on_device(pixels, vae))[0].cpu()
 
 
-def _on_device(pixels: Tensor, vae: VAE) -> Tensor:
+def _on_device(pixels: Tensor, vae: AnyVAE) -> Tensor:
     return to_tensor(pixels)[None].to(vae.latent_mean.device)
 
 
@@ -76,22 +78,24 @@ def windows_by_key(row: Mapping[str, Any], shape: Shape, count: int, origin: str
     return {latent_key(row, shape, window, origin): window for window in windows}
 
 
-def latents_folder(cache: str | Path, vae: VAE) -> Path:
+def latents_folder(cache: str | Path, vae: AnyVAE) -> Path:
     """Where a cache keeps the latents of this very encoder."""
     return Path(cache) / "latents" / encoder_digest(vae)[:16]
 
 
-def encoder_digest(vae: VAE) -> str:
+def encoder_digest(vae: AnyVAE) -> str:
     """SHA-256 over all that makes latents: the encoder's shape, its weights, and the statistics that normalize them."""
-    digest = sha256(json.dumps(vae.config.model_dump(mode="json", exclude={"kl_weight", "weights"}), sort_keys=True).encode())
+    if isinstance(vae, PretrainedVAE):
+        return vae.encoder_digest
+    digest = sha256(json.dumps(vae.config.model_dump(mode="json", exclude=NOT_OF_LATENTS), sort_keys=True).encode())
     for name, value in sorted(vae.state_dict().items()):
-        if not name.startswith("decoder."):
+        if not name.startswith(("decoder.", "critic.")):
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
 
 
-def open_latents(config: TrainConfig, vae: VAE, of_stages: Sequence[Prepared]) -> Cache | None:
+def open_latents(config: TrainConfig, vae: AnyVAE, of_stages: Sequence[Prepared]) -> Cache | None:
     """The cache of latents, where there is to be one. Raises TrainError where it lacks any that a stage may draw."""
     if config.data.cache is None:
         return None

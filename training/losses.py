@@ -57,6 +57,7 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: t
     if isinstance(model, VAE):
         loss = vae_loss(model, torch.stack(batch.x), generator)
         metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
+        metrics |= {name: float(value) for name, value in loss.further.items()}
         return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics}, loss.clip_reconstructions)
     velocity = velocity_loss(model, make_noisy(batch, config.flow, config.dit.patch, generator))
     return StepLoss(velocity.total, {"loss": float(velocity.total.detach())}, velocity.of_clips)

@@ -15,15 +15,17 @@ import torch
 from torch import nn
 
 from schemas.manifest import Manifest, ManifestError, read_manifest
+from training.autoencoding.perceptual import Perceptual
+from training.autoencoding.pretrained import PretrainedVAE, make_vae
+from training.autoencoding.preview import open_preview
 from training.checkpoint import list_checkpoints, load_part, load_progress
 from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
 from training.controls.source import told_channels
 from training.dit import DiT
 from training.encoding.text_features import AnyTextEncoder, open_text_encoder
 from training.plan import Manifests, Prepared, distinct
-from training.vae import VAE
 
-_FREE = ("vae.kl_weight", "vae.weights")  # do not change what a vae is
+_FREE = ("vae.kl_weight", "vae.weights", "vae.perceptual", "vae.adversarial")  # do not change what a vae is
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def load_manifests(path: str | Path | None, config: TrainConfig) -> dict[str | N
 def check_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
     """Raises TrainError where a run may not be started or resumed there.
 
-    `facts` must hold data and text_encoder.
+    `facts` must hold data, text_encoder and vae.
     """
+    _check_weights(config)
     out = run.path
     if run.facts.exists():
         _check_same(run, config, facts, resume)
@@ -119,6 +122,13 @@ def start_run(run: RunFolder, config: TrainConfig, facts: dict[str, Any]) -> Non
         raise TrainError(f"{run.path} cannot be written: {error.strerror}") from error
 
 
+def _check_weights(config: TrainConfig) -> None:
+    """Weights that are first needed in the midst of a run are tried before it."""
+    open_preview(config)
+    if config.vae.perceptual and any(stage.model == "vae" for stage in config.stages):
+        Perceptual(Path(config.vae.perceptual.weights))
+
+
 def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resume: bool) -> None:
     if not resume:
         raise TrainError(f"{run.path} holds a run already; continue it with --resume, or choose another --out")
@@ -130,6 +140,7 @@ def _check_same(run: RunFolder, config: TrainConfig, facts: dict[str, Any], resu
     if changed := changed_keys(load_config(run.config), config):
         raise TrainError(f"{run.path} was started with another config ({'; '.join(changed)}); use {run.config}, or another --out")
     _check_same_encoder(run, began, facts["text_encoder"])
+    _check_same_vae(run, began, facts["vae"])
     if any(had["order_key"] != has["order_key"] for had, has in zip(began["data"], facts["data"], strict=True)):
         raise TrainError(f"{run.path} draws its clips in another order than this machine or version would; resume it where it was started")
 
@@ -174,6 +185,25 @@ def _check_same_encoder(run: RunFolder, began: dict[str, Any], now: dict[str, st
         raise TrainError(f"{run.path} was started with another text encoder ({where}, digest {had}; this one is {have}); put that one back")
 
 
+def vae_facts(vae: nn.Module) -> dict[str, str] | None:
+    """Likewise of a pretrained VAE."""
+    return {"folder": str(vae.folder), "digest": vae.digest} if isinstance(vae, PretrainedVAE) else None
+
+
+def check_vae(run: RunFolder, vae: nn.Module) -> None:
+    """Raises TrainError where the pretrained VAE is not that with which a run was started."""
+    _check_same_vae(run, json.loads(run.facts.read_text()), vae_facts(vae))
+
+
+def _check_same_vae(run: RunFolder, began: dict[str, Any], now: dict[str, str] | None) -> None:
+    had, have = ("none" if facts is None else facts["digest"][:12] for facts in (began.get("vae"), now))
+    if had != have:
+        where = began["vae"]["folder"] if began.get("vae") else "none"
+        raise TrainError(
+            f"{run.path} was started with another vae.pretrained ({where}, digest {had}; this one is {have}); put that one back"
+        )
+
+
 def take_vae(config: TrainConfig, models: nn.ModuleDict) -> None:
     """Load the vae of the run that vae.weights names, if any. Raises TrainError where it has none yet, or one of another shape."""
     if config.vae.weights is None:
@@ -193,7 +223,7 @@ def take_vae(config: TrainConfig, models: nn.ModuleDict) -> None:
 def make_models(config: TrainConfig) -> nn.ModuleDict:
     """The models `vae` and `dit` of a configuration, with weights drawn from its seed."""
     torch.manual_seed(config.seed)
-    vae, encoder = VAE(config.vae), open_text_encoder(config)
+    vae, encoder = make_vae(config.vae), open_text_encoder(config)
     num_tags, feature_width = len(config.data.condition_tags), None if encoder is None else encoder.width
     dit = DiT(config.dit, config.vae.latent_channels, num_tags, feature_width, told_channels(config))
     return nn.ModuleDict({"vae": vae, "dit": dit})

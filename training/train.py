@@ -17,6 +17,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from training.autoencoding.preview import open_preview
 from training.checkpoint import Checkpoints, Progress, Training, load_models, load_progress, load_training
 from training.config import CarryConfig, StageConfig, TrainConfig, load_config
 from training.encoding.text_features import open_text_encoder, open_texts
@@ -34,7 +35,7 @@ from training.parallel import Gradients, autocast, clip_gradients, describe_devi
 from training.pixels import to_pixels, to_tensor
 from training.plan import distinct, prepare
 from training.ranks import Ranks, check_ranks, join_ranks
-from training.runs import RunFolder, check_run, data_facts, load_manifests, make_models, start_run, take_vae, text_facts
+from training.runs import RunFolder, check_run, data_facts, load_manifests, make_models, start_run, take_vae, text_facts, vae_facts
 from training.stopping import Stopped, stop_signals
 from training.texts import has_texts
 from training.videos import write_mp4
@@ -86,14 +87,15 @@ def train(config_or_preset: str | Path, manifest_path: str | Path | None, out: P
     manifests, encoder = load_manifests(manifest_path, config), open_text_encoder(config)
     of_stages = prepare(manifests, config)
     data = stage_data(config, of_stages)
-    facts = {"data": data_facts(manifests, manifest_path, config, of_stages), "text_encoder": text_facts(encoder)}
+    facts: dict = {"data": data_facts(manifests, manifest_path, config, of_stages), "text_encoder": text_facts(encoder)}
     device, total_steps = device_of(config.system), sum(stage.steps for stage in config.stages)
     use_device(device, config.threads)
     with join_ranks(device, config.system.sharding) as ranks:
         check_ranks(config, ranks.count)
         folder = RunFolder(out)
-        check_run(folder, config, facts, resume)
         models, checkpoint = make_models(config), folder.newest_checkpoint()
+        facts["vae"] = vae_facts(models["vae"])
+        check_run(folder, config, facts, resume)
         progress = load_progress(checkpoint) if checkpoint else Progress()
         if not checkpoint:
             take_vae(config, models)
@@ -214,7 +216,7 @@ def _between_steps(run: Run, stage: StageConfig, training: Training, feed: Feed,
         raise Stopped(f"stopped after step {progress.total_steps}, which is saved; continue with --resume")
     every_steps = run.config.sample.every_steps if stage.model == "dit" else 0
     if every_steps and progress.step % every_steps == 0:
-        _sample(run, training.average, run.folder.sample_at(progress.total_steps))
+        _sample(run, training.average, run.folder.sample_at(progress.total_steps), open_preview(run.config))
 
 
 # ---- one step ----
@@ -278,9 +280,10 @@ def _note_skipped(run: Run, skipped: Mapping[str, str]) -> None:
 # ---- what a run shows ----
 
 
-def _sample(run: Run, dit: nn.Module, path: Path) -> None:
+def _sample(run: Run, dit: nn.Module, path: Path, preview: nn.Module | None = None) -> None:
     """All ranks sample, since each may hold a part of the weights; one writes."""
-    generator, settings = Generator(run.models["vae"], dit, run.config, run.readers.texts), default_settings(run.config)
+    generator = Generator(run.models["vae"], dit, run.config, run.readers.texts, preview)
+    settings = default_settings(run.config)
     with autocast(run.config.system, run.device):
         if run.ranks.leads:
             write_sample(path, generator, settings)

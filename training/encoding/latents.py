@@ -17,13 +17,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from curation.frames import MediaError
+from training.autoencoding.pretrained import AnyVAE, make_vae
 from training.config import StageConfig, TrainConfig, TrainError, VAEConfig
 from training.encoding.cache import Cache, write_shard
 from training.latents import encode, encoder_digest, latents_folder, windows_by_key
 from training.pixels import Window
 from training.plan import Prepared, distinct, shapes_of
 from training.shapes import Shape
-from training.vae import VAE
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Reader = Callable[[Mapping[str, Any], Sequence[tuple[Shape, Window]]], Sequence[Tensor]]
@@ -91,11 +91,12 @@ class Encoding:
     jobs: tuple[EncodeJob, ...]
 
 
-def begin_cache(cache: Path, vae: VAE, dtype: DTypeName) -> Path:
+def begin_cache(cache: Path, vae: AnyVAE, dtype: DTypeName) -> Path:
     """The folder for latents of this encoder, with its weights beside them. Raises TrainError where it holds another dtype."""
     folder = latents_folder(cache, vae)
-    facts = {"encoder": encoder_digest(vae), "dtype": dtype, "vae": vae.config.model_dump(mode="json", exclude={"weights"})}
-    return open_folder(folder, facts, {_WEIGHTS: save({name: value.contiguous() for name, value in vae.state_dict().items()})}, "latents")
+    told = vae.config.model_dump(mode="json", exclude={"weights", "perceptual", "adversarial"})
+    facts, state = {"encoder": encoder_digest(vae), "dtype": dtype, "vae": told}, vae.state_dict()  # none of what is pretrained
+    return open_folder(folder, facts, {_WEIGHTS: save({name: value.contiguous() for name, value in state.items()})}, "latents")
 
 
 def open_folder(folder: Path, facts: Mapping[str, Any], files: Mapping[str, bytes], what: str) -> Path:
@@ -200,9 +201,9 @@ def _read(clip: WantedClip, read: Reader) -> tuple[dict[str, Tensor], MediaError
 
 
 @lru_cache(maxsize=1)
-def _encoder(folder: Path) -> tuple[VAE, torch.dtype]:
+def _encoder(folder: Path) -> tuple[AnyVAE, torch.dtype]:
     facts = json.loads((folder / _FACTS).read_text())
-    vae = VAE(VAEConfig(**facts["vae"]))
+    vae = make_vae(VAEConfig(**facts["vae"]))
     vae.load_state_dict(load_file(folder / _WEIGHTS))
     return vae.eval(), getattr(torch, facts["dtype"])
 

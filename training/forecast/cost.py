@@ -24,6 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
+from training.autoencoding.pretrained import PretrainedVAE
 from training.conditions import Conditions, TextFeatures
 from training.config import FlowConfig, TrainConfig
 from training.data import Batch
@@ -203,6 +204,7 @@ def _memory(stage: PlannedStage, config: TrainConfig, models: nn.ModuleDict, bat
         peaks.append(("encoding", parameters, encoding.peak + waiting))  # the gradients of the step before are still there
     moment, gradients, activations = max(peaks, key=lambda peak: peak[1] + peak[2])
     weights, average = (sum(map(_bytes, part.state_dict().values())) for part in (models, model))
+    weights += models["vae"].num_bytes if isinstance(models["vae"], PretrainedVAE) else 0  # kept out of state dicts
     parts = (weights, average, 2 * parameters, gradients, activations)
     return Memory(moment, *parts, saved=passed.saved, peak=sum(parts))
 

@@ -1,0 +1,1 @@
+"""The parts of the autoencoder beside its network: tiles, further losses, published weights, previews."""
