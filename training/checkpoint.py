@@ -175,9 +175,10 @@ def load_training(checkpoint: Path, training: Training) -> None:
 def _load(module: nn.Module, checkpoint: Path, prefix: str) -> None:
     tensors = {prefix + name: value for name, value in module.state_dict().items()}
     known = {name for name in _sizes(checkpoint) if name.startswith(prefix)}
-    if wrong := sorted(known ^ tensors.keys()):
+    critic = f"{prefix}critic."  # of a vae, which is the same with one and without
+    if wrong := sorted(name for name in known ^ tensors.keys() if not name.startswith(critic)):
         raise TrainError(f"{checkpoint} cannot be loaded: {len(wrong)} tensors, such as {wrong[0]}, are only in one of it and the model")
-    _read(checkpoint, tensors)
+    _read(checkpoint, {name: value for name, value in tensors.items() if name in known})
 
 
 def _sizes(checkpoint: Path) -> dict[str, torch.Size]:

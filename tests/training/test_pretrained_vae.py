@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from schemas.manifest import write_manifest
+from tests.training.checkpoint_files import tensors_of
 from tests.training.test_training_run import CLIPS, CONFIG, _row
 from training.autoencoding.pretrained import make_vae
 from training.autoencoding.preview import PreviewDecoder, open_preview
@@ -19,7 +20,7 @@ from training.config import TrainConfig, TrainError, VAEConfig, load_config
 from training.encoding.cache import Cache
 from training.encoding.latents import begin_cache, plan_encoding, run_encoding
 from training.forecast.cost import run_cost
-from training.generate import sample_run
+from training.generate import default_settings, open_generator, write_sample
 from training.latents import encode
 from training.pixels import read_windows
 from training.plan import plan_run, prepare
@@ -30,6 +31,11 @@ FAMILIES = {
     "wan": ("AutoencoderKLWan", {"base_dim": 8, "num_res_blocks": 1}),
     "hunyuan": ("AutoencoderKLHunyuanVideo", {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4}),
 }
+
+
+def _sample(run: Path, out: Path) -> None:
+    generator = open_generator(run)
+    write_sample(out, generator, default_settings(generator.config))
 
 
 @pytest.fixture(autouse=True)
@@ -136,17 +142,17 @@ def test_a_run_on_its_latents_is_kept_apart_by_its_digest(wan: Path, manifest: P
     facts = json.loads((tmp_path / "run/run.json").read_text())["vae"]
     assert facts == {"folder": str(wan), "digest": make_vae(load_config(path).vae).digest}
     assert (tmp_path / "run/samples/step_00000002.mp4").exists()
-    kept = load_file(list_checkpoints(tmp_path / "run/checkpoints")[-1] / "models.safetensors")
+    kept = tensors_of(list_checkpoints(tmp_path / "run/checkpoints")[-1])
     assert kept and all(name.startswith("dit.") for name in kept)
-    assert run_cost(plan_run(load_manifest(manifest), load_config(path)), load_config(path)).stages[0].encode_flops > 0
+    assert run_cost(plan_run({None: load_manifest(manifest)}, load_config(path)), load_config(path)).stages[0].encode_flops > 0
 
     moved = wan.rename(wan.with_name("moved"))
     path.write_text(yaml.safe_dump({**config, "vae": {"pretrained": str(moved)}}))
     train(path, manifest, tmp_path / "run", resume=True)
     with pytest.raises(TrainError, match="vae.pretrained: .*/config.json cannot be read"):
-        sample_run(tmp_path / "run", tmp_path / "s.mp4", {})
+        _sample(tmp_path / "run", tmp_path / "s.mp4")
     moved.rename(wan)
-    sample_run(tmp_path / "run", tmp_path / "s.mp4", {})
+    _sample(tmp_path / "run", tmp_path / "s.mp4")
     _network("wan").save_pretrained(other := tmp_path / "other")
     path.write_text(yaml.safe_dump({**config, "vae": {"pretrained": str(other)}}))
     with pytest.raises(TrainError, match="was started with another vae.pretrained"):
@@ -159,9 +165,9 @@ def test_its_latents_are_cached(wan: Path, manifest: Path, tmp_path: Path) -> No
         vae={"pretrained": str(wan)},
         stages=[{"name": "dit", "model": "dit", "steps": 1}],
     )
-    vae, prepared = make_vae(config.vae), prepare(load_manifest(manifest), config)
+    vae, prepared = make_vae(config.vae), prepare({None: load_manifest(manifest)}, config)
     folder = begin_cache(tmp_path, vae, "float32")
-    plan = plan_encoding(prepared, config, config.stages, folder, "float32")
+    plan = plan_encoding(prepared, config, folder, "float32")
     for job in plan.jobs:
         run_encoding(job, read_windows)
     (window, *_), row = plan.jobs[0].clips[0].windows, plan.jobs[0].clips[0].row

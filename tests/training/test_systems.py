@@ -149,7 +149,10 @@ def test_a_process_alone_may_shard_too(given: Given) -> None:
 
 @pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
 def test_bfloat16_trains_and_is_resumed_bitwise_with_its_spikes(given: Given, sharding: str) -> None:
-    stages = [{**CONFIG["stages"][0], "steps": 1}, {**CONFIG["stages"][2], "steps": 14, "max_spike": 1.02}]
+    stages = [
+        {**CONFIG["stages"][0], "steps": 1},
+        {**CONFIG["stages"][2], "steps": 14, "max_spike": 1.02, "learning_rate": 0.03, "warmup_steps": 0},
+    ]
     system = {"precision": "bfloat16", "sharding": sharding}
     each_step = {**CONFIG["held_out"], "every_steps": 1}
     changes = {"stages": stages, "system": system, "sample": {"num_steps": 1}, "held_out": each_step, "checkpoint_every_steps": 12}
@@ -191,10 +194,10 @@ def test_spikes_are_those_of_a_stage_that_knows_its_usual_norm_and_not_too_many(
 
 def test_held_out_are_whole_videos_that_training_never_sees(given: Given) -> None:
     config, manifest = TrainConfig(**CONFIG), load_manifest(given.manifest)
-    prepared = prepare(manifest, config)
+    prepared = prepare({None: manifest}, config)[0]
     ours, theirs = (set(rows.column("video_id").to_pylist()) for rows in (prepared.rows, prepared.held_out_rows))
     assert ours and theirs and not ours & theirs and prepared.held_out_rows.num_rows == 2 * len(theirs)
-    assert plan_run(manifest, config).plan.left_out == {"held out": 2 * len(theirs)}
+    assert plan_run({None: manifest}, config).plan.data[0].left_out == {"held out": 2 * len(theirs)}
     rows = pa.table({"video_id": [f"video {i // 2}" for i in range(4000)]})
     few, more = held_out(rows, 0.1), held_out(rows, 0.2)
     assert few.mean() == pytest.approx(0.1, abs=0.02) and not (few & ~more).any()

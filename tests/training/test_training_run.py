@@ -24,6 +24,7 @@ from training.checkpoint import list_checkpoints
 from training.config import TrainError
 from training.generate import default_settings, open_generator, write_sample
 from training.ranks import Ranks
+from training.steering import Steering
 from training.train import train
 
 CLIPS = {
@@ -333,10 +334,10 @@ def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_pa
     assert sample("b.mp4", prompt="a cat", seed=3) == first
     assert sample("c.mp4", prompt="a cat", seed=4) != first
     assert sample("d.mp4", prompt="a cat", seed=3, tags={"motion_mean": 1.0}) != first
-    sample("e.mp4", width=16, height=32, num_frames=9)
+    sample("e.mp4", width=16, height=32, num_frames=1)
     with av.open(str(tmp_path / "e.mp4")) as container:
         frames = list(container.decode(video=0))
-    assert len(frames) == 9 and (frames[0].width, frames[0].height) == (16, 32)
+    assert len(frames) == 1 and (frames[0].width, frames[0].height) == (16, 32)
 
 
 @pytest.mark.parametrize(
@@ -344,6 +345,10 @@ def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_pa
     [
         ({"width": 30}, "multiples of 8, not 30x16"),
         ({"num_frames": 6}, "1 \\+ a multiple of 4, not 6"),
+        ({"num_frames": 9}, "trained on up to 5 frames and not to continue its own"),
+        ({"image": "a.png"}, "was not trained to go on from an image \\(conditions.first_frame\\)"),
+        ({"steering": Steering(camera={"pan": 0.1})}, "was not trained with camera"),
+        ({"solver": "eular"}, "did you mean 'euler'"),
         ({"tags": {"motion_men": 0.5}}, "did you mean 'motion_mean'"),
         ({"tags": {"motion_mean": 2.0}}, "quantile from 0 to 1"),
     ],

@@ -11,10 +11,11 @@ import pyarrow as pa
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from schemas.manifest import write_manifest
+from tests.training.checkpoint_files import assert_equal_tensors, tensors_of
 from tests.training.test_training_run import CLIPS, CONFIG, _row
 from training.autoencoding.critic import Critic, critic_loss
 from training.autoencoding.perceptual import Perceptual, _read
@@ -175,15 +176,15 @@ def test_a_run_with_both_resumes_bitwise_and_gives_its_vae_to_runs_without(manif
     shutil.copytree(tmp_path / "run", tmp_path / "again")
     shutil.rmtree(list_checkpoints(tmp_path / "again/checkpoints")[-1])
     train(config, manifest, tmp_path / "again", resume=True)
-    ends = [list_checkpoints(tmp_path / name / "checkpoints")[-1] / "models.safetensors" for name in ("run", "again")]
-    assert ends[0].read_bytes() == ends[1].read_bytes()
-    trained = load_file(ends[0])
+    ends = [list_checkpoints(tmp_path / name / "checkpoints")[-1] for name in ("run", "again")]
+    assert_equal_tensors(*ends)
+    trained = tensors_of(ends[0])
     assert any(name.startswith("vae.critic.") for name in trained) and not any("perceptual" in name for name in trained)
 
     train(_config(tmp_path / "plain.yaml", weights=str(tmp_path / "run")), manifest, tmp_path / "plain")
     train(_config(tmp_path / "back.yaml", weights=str(tmp_path / "plain"), **extras), manifest, tmp_path / "back")
-    first = list_checkpoints(tmp_path / "plain/checkpoints")[0] / "models.safetensors"
-    assert not any("critic" in name for name in load_file(first))
+    first = list_checkpoints(tmp_path / "plain/checkpoints")[0]
+    assert not any("critic" in name for name in tensors_of(first))
 
 
 def test_missing_weights_are_told_before_a_run_is_begun(manifest: Path, tmp_path: Path) -> None:
