@@ -165,8 +165,10 @@ class VAE(nn.Module):
 def vae_loss(vae: VAE, video: Tensor, generator: torch.Generator) -> VAELoss:
     """The error of the reconstruction, mostly squared, plus the weighted KL, for video [B, 3, T, H, W].
 
-    The absolute error alone is least where small things are left out, since the median of what is there is the ground: measured
-    on small colored shapes, 21.6 dB and all of them gray after 300 steps, and 25.6 dB and all in their colors with this one. Where the config asks for it, LPIPS of two frames of each clip, at random, and the losses of a critic. A perceptual and adversarial
+    The absolute error alone is least where small things are left out, since the median of what is there is the ground: measured on
+    small colored shapes, 21.6 dB and all of them gray after 300 steps, and 25.6 dB and all in their colors with this one.
+
+    Where the config asks for it, LPIPS of two frames of each clip, at random, and the losses of a critic. A perceptual and an adversarial
     term beside these two are those of Esser et al. 2021. The critic learns in the same backward pass, and from its own term alone.
     """
     posterior = vae.encode(video)
