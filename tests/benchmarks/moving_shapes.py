@@ -1,0 +1,328 @@
+"""Train on moving shapes from random weights, by the command line alone, and measure what comes out.
+
+    python tests/benchmarks/moving_shapes.py --out /tmp/moving_shapes [--json table.json]
+
+Clips are written as H.264 files, curated, selected, trained on (VAE and DiT) and sampled from with the very arguments that a
+user would type. Prompts are of combinations of shape, color and direction that no clip of the training shows. What is right
+is measured on the frames of the sampled files (`tests/moving_shapes/measure.py`).
+
+By `--part`: `text` is prompts; `image` begins with a picture; `tracks` follows a brush; `camera` pans; `fps` asks for other rates;
+`long` is 8 times the length of training; `balance` trains twice on a set in which 95 of 100 clips go right and 5 go left, as it is and
+rebalanced, and shows the accuracy of each direction side by side.
+"""
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import yaml
+from PIL import Image
+
+from curation.frames import decode, open_media, rgb, video_stream
+from tests.moving_shapes.files import write_scenes
+from tests.moving_shapes.measure import Seen, color_of, commonest, look, slope
+from tests.moving_shapes.world import PAN_PX_S, SIZES, SPEEDS_PX_S, Scene, combinations, inside, path, render, training_scenes
+
+ROOT = Path(__file__).parents[2]
+FPS, FRAMES = 8, 9
+CONFIG = {
+    "seed": 0,
+    "threads": 2,
+    "data": {
+        "shapes": {"areas": [[40, 40]], "max_frames": FRAMES, "fps": "native"},
+        "windows_per_clip": 2,
+        "caption_lengths": {"extra.caption": 1.0},
+        "memory_mb": 2000,
+    },
+    "vae": {"latent_channels": 8, "time_factor": 2, "space_factor": 8, "widths": [24, 48, 64], "kl_weight": 1e-3},
+    "dit": {"width": 128, "depth": 4, "heads": 2},
+    "flow": {"shift": 6.0},
+    "conditions": {"first_frame": 0.3, "continuation": 0.2, "tracks": 0.3, "camera": 0.5},
+    "stages": [
+        {"name": "vae", "model": "vae", "steps": 250, "max_tokens": 1500, "learning_rate": 5e-3, "warmup_steps": 30, "weight_decay": 0},
+        {"name": "dit", "model": "dit", "steps": 3300, "max_tokens": 2000, "learning_rate": 2e-3, "warmup_steps": 100, "ema_decay": 0.995},
+    ],
+    "sample": {"num_steps": 20, "guidance": 2.0, "fps": FPS},
+    "audit": {"every_steps": 0},
+    "checkpoint_every_steps": 1000,
+}
+BALANCE_STEPS = 1500
+BALANCE = {"tag": "extra.direction", "shares": {"left": 0.5, "right": 0.5}, "max_repeats": 20}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a command took, in seconds of the clock and of all cores."""
+
+    seconds: float
+    cpu_s: float
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Shares of samples in which something is right, of `samples`; `straight` are those whose path is straight and one shape's."""
+
+    samples: int
+    direction: float
+    color: float
+    shape: float
+    speed: float
+    straight: float
+
+
+def prompts(count: int, seed: int, directions: Sequence[str] = ()) -> list[Scene]:
+    """Scenes of held-out combinations, in turn, to be asked for."""
+    known = [each for each in combinations(held_out=True) if not directions or each[2] in directions]
+    order = np.random.default_rng(seed).permutation(len(known))
+    chosen = [known[order[number % len(known)]] for number in range(count)]
+    speeds = list(SPEEDS_PX_S)
+    return [
+        Scene(*each, speed=speeds[(number + number // len(known)) % 2], size=SIZES[number % len(SIZES)])
+        for number, each in enumerate(chosen)
+    ]
+
+
+def accuracy(asked: Sequence[Scene], seen: Sequence[Seen], scale: float = 0.5) -> Accuracy:
+    """How often what was asked for is what is seen, in pictures of `scale`."""
+    limit = scale * float(np.mean(list(SPEEDS_PX_S.values())))
+    rights = [
+        (
+            found.direction == scene.direction,
+            found.color == scene.color,
+            found.shape == scene.shape,
+            (found.speed_px_s > limit) == (scene.speed == "fast"),
+            found.is_one and found.off_straight_px() < 1.5,
+        )
+        for scene, found in zip(asked, seen, strict=True)
+    ]
+    return Accuracy(len(asked), *np.mean(rights, axis=0).tolist())
+
+
+def by_direction(asked: Sequence[Scene], seen: Sequence[Seen]) -> dict[str, Accuracy]:
+    """The accuracy of the prompts of each direction."""
+    found = {}
+    for direction in sorted({scene.direction for scene in asked}):
+        kept = [number for number, scene in enumerate(asked) if scene.direction == direction]
+        found[direction] = accuracy([asked[number] for number in kept], [seen[number] for number in kept])
+    return found
+
+
+def say(*arguments: object) -> Cost:
+    """Run one command of the command line, showing it first. Raises CalledProcessError where it fails."""
+    words = [str(argument) for argument in arguments]
+    print("$ reelmill", " ".join(f'"{word}"' if " " in word else word for word in words), file=sys.stderr, flush=True)
+    began, cpu = time.monotonic(), _cpu_s()
+    subprocess.run([sys.executable, "-m", "jobs.cli", *words], cwd=ROOT, check=True)
+    return Cost(time.monotonic() - began, _cpu_s() - cpu)
+
+
+def _cpu_s() -> float:
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def make_dataset(scenes: Iterable[Scene], folder: Path) -> Path:
+    """Scenes as files, curated; the dataset."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_scenes(scenes, folder / "videos", folder / "list.csv")
+    say("curate", folder / "list.csv", "--out", folder / "dataset")
+    return folder / "dataset"
+
+
+def train(config: dict, manifest: Path, run: Path) -> Cost:
+    """Train `config` on a manifest into `run`."""
+    file = run.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump(config, sort_keys=False))
+    return say("train", file, "--manifest", manifest, "--out", run)
+
+
+def sample(run: Path, asked: Sequence[dict], folder: Path) -> list[Seen]:
+    """Sample each of some options of `reelmill sample` from a run, and measure the frames."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [json.dumps({"name": f"{number:03d}", "seed": number, **options}) for number, options in enumerate(asked)]
+    (folder / "asked.jsonl").write_text("\n".join(lines) + "\n")
+    say("sample", run, "--from", folder / "asked.jsonl", "--out", folder)
+    return [look(read_frames(folder / f"{number:03d}.mp4"), options.get("fps", FPS)) for number, options in enumerate(asked)]
+
+
+def options_of(scene: Scene, **more: object) -> dict:
+    """What is asked for of a scene: its caption and size."""
+    return {"prompt": scene.caption, "size": f"{scene.size[0] // 2}x{scene.size[1] // 2}", **more}
+
+
+def read_frames(file: Path) -> np.ndarray:
+    """All frames uint8 [T, H, W, 3] of a video."""
+    with open_media(str(file)) as container:
+        return np.stack([rgb(picture.frame) for picture in decode(container, video_stream(container))])
+
+
+def measure_text(run: Path, folder: Path, count: int) -> dict:
+    """Direction and color of prompts that training never showed in that combination."""
+    asked = prompts(count, seed=1)
+    return asdict(accuracy(asked, sample(run, [options_of(scene) for scene in asked], folder)))
+
+
+def measure_image(run: Path, folder: Path, count: int) -> dict:
+    """What a sample makes of the picture it is to begin with, and whether it then moves as the prompt says."""
+    asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=2))]
+    folder.mkdir(parents=True, exist_ok=True)
+    given, options = [], []
+    for number, scene in enumerate(asked):
+        file = folder / f"{number:03d}.png"
+        Image.fromarray(render(scene, 1)[0]).save(file)
+        width, height = scene.size[0] // 2, scene.size[1] // 2
+        given.append(cv2.resize(render(scene, 1)[0], (width, height), interpolation=cv2.INTER_AREA))
+        options.append(options_of(scene, image=str(file)))
+    seen = sample(run, options, folder / "samples")
+    psnr = [psnr_db(read_frames(folder / "samples" / f"{number:03d}.mp4")[0], picture) for number, picture in enumerate(given)]
+    found = accuracy(asked, seen)
+    return {
+        "samples": count,
+        "psnr_db": float(np.mean(psnr)),
+        "least_psnr_db": min(psnr),
+        "direction": found.direction,
+        "color": found.color,
+    }
+
+
+def measure_tracks(run: Path, folder: Path, count: int) -> dict:
+    """How well shapes follow a brush: the correlation of asked and found places, over all frames of all samples, mean of x and y."""
+    asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=3))]
+    paths = [path(scene, np.arange(FRAMES) / FPS) for scene in asked]
+    texts = [";".join(f"{x / scene.size[0]:.4f},{y / scene.size[1]:.4f}" for x, y in way) for scene, way in zip(asked, paths, strict=True)]
+    seen = sample(run, [options_of(scene, track=[text]) for scene, text in zip(asked, texts, strict=True)], folder)
+    found = np.concatenate([each.path * 2 / scene.size for each, scene in zip(seen, asked, strict=True)])
+    wanted = np.concatenate([way / scene.size for way, scene in zip(paths, asked, strict=True)])
+    known = ~np.isnan(found).any(axis=1)
+    each = [float(np.corrcoef(found[known, axis], wanted[known, axis])[0, 1]) for axis in (0, 1)]
+    return {"samples": count, "correlation": float(np.mean(each)), "x": each[0], "y": each[1], "frames_seen": float(known.mean())}
+
+
+def measure_camera(run: Path, folder: Path, count: int) -> dict:
+    """By how much the ground moves when the camera is told to pan, in picture widths a second, the camera's way being positive."""
+    asked, pan = prompts(count, seed=4), PAN_PX_S / SIZES[0][0]
+    table = {}
+    for name, move, axis, sign in (("right", "pan", 0, 1), ("left", "pan", 0, -1), ("up", "tilt", 1, 1), ("down", "tilt", 1, -1)):
+        seen = sample(run, [options_of(scene, camera=f"{move}={sign * pan:.4f}") for scene in asked], folder / name)
+        speeds = np.array([each.ground_velocity[axis] / each.size[0] for each in seen])
+        speeds = -speeds[~np.isnan(speeds)] if axis == 0 else speeds[~np.isnan(speeds)]
+        table[name] = {"samples": len(speeds), "speed": float(np.mean(speeds)), "right_way": float(np.mean(speeds * sign > 0))}
+    return table
+
+
+def measure_rates(run: Path, folder: Path, count: int) -> dict:
+    """Pixels from frame to frame at each rate: a shape of one speed moves the less, the more frames there are a second."""
+    asked = prompts(count, seed=5)
+    table = {}
+    for fps in (4, 8, 16):
+        seen = sample(run, [options_of(scene, fps=fps) for scene in asked], folder / str(fps))
+        table[f"{fps} fps"] = {"px_a_frame": float(np.nanmedian([each.speed_px_s / fps for each in seen])), "samples": count}
+    return table
+
+
+def measure_long(run: Path, folder: Path, count: int, times: int = 8) -> dict:
+    """What becomes of samples of so many times the length of training, stretch by stretch.
+
+    Places are compared with a straight path at the speed of the first stretch, the shortest way round, in pixels.
+    """
+    asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=6))]
+    seen = sample(run, [options_of(scene, frames=1 + times * (FRAMES - 1)) for scene in asked], folder)
+    table = {}
+    for part in range(times):
+        span = slice(part * (FRAMES - 1), (part + 1) * (FRAMES - 1) + 1)
+        off = []
+        for each in seen:
+            first = slope(each.path[:FRAMES], FPS)
+            expected = each.path[0] + first * (np.arange(len(each.path)) / FPS)[:, None]
+            off.append(float(np.nanmedian(each.off_path_px(expected)[span])))
+        table[f"part {part + 1}"] = {
+            "one_shape": float(np.mean([(each.counts[span] == 1).mean() for each in seen])),
+            "off_px": float(np.nanmedian(off)),
+            "color_drift": float(np.nanmedian([np.nanmedian(each.color_drift()[span]) for each in seen])),
+            "color": float(
+                np.mean([commonest(map(color_of, each.rgb[span])) == scene.color for each, scene in zip(seen, asked, strict=True)])
+            ),
+        }
+    return table
+
+
+def placed(scene: Scene, number: int) -> Scene:
+    """The scene with its shape where it stays within the picture for a whole window."""
+    return inside(scene, np.random.default_rng(number)) or scene
+
+
+def psnr_db(made: np.ndarray, wanted: np.ndarray) -> float:
+    """Of two pictures uint8 [H, W, 3]."""
+    return float(10 * np.log10(255**2 / max(np.mean((made.astype(float) - wanted) ** 2), 1e-9)))
+
+
+def measure_balance(folder: Path, clips: int, count: int, vae: Path) -> dict:
+    """The accuracy of each direction, of one set with and without `balance`. `vae` is the run whose VAE is taken."""
+    kept = [scene for scene in training_scenes(40 * clips, seed=2) if scene.camera == "static" and scene.direction in ("left", "right")]
+    left, right = ([scene for scene in kept if scene.direction == direction] for direction in ("left", "right"))
+    rare = round(0.05 * clips)
+    dataset = make_dataset([*left[:rare], *right[: clips - rare]], folder)
+    say("manifest", dataset, "--where", "true", "--out", folder / "train.parquet")
+    asked, table = prompts(count, seed=3, directions=("left", "right")), {}
+    for name, balance in (("as it is", None), ("rebalanced", BALANCE)):
+        dit = {**CONFIG["stages"][1], "steps": BALANCE_STEPS}
+        config = {**CONFIG, "vae": {**CONFIG["vae"], "weights": str(vae)}, "balance": balance, "stages": [dit]}
+        run = folder / name.replace(" ", "_")
+        train(config, folder / "train.parquet", run)
+        seen = sample(run, [options_of(scene) for scene in asked], folder / f"{run.name}_samples")
+        table[name] = {way: asdict(found) for way, found in by_direction(asked, seen).items()}
+    return table
+
+
+MEASURED = {
+    "text": (measure_text, 48),
+    "image": (measure_image, 24),
+    "tracks": (measure_tracks, 24),
+    "camera": (measure_camera, 12),
+    "fps": (measure_rates, 16),
+    "long": (measure_long, 8),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="a new folder, or that of a run to measure again")
+    parser.add_argument("--part", choices=(*MEASURED, "balance"), action="append", help="by default all")
+    parser.add_argument("--clips", type=int, default=600)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    run, table = args.out / "run", dict[str, dict]()
+    if not run.exists():
+        dataset = make_dataset(training_scenes(args.clips), args.out)
+        say("manifest", dataset, "--where", "quality_decode_errors = 0", "--out", args.out / "train.parquet")
+        table["training"] = {"cost": asdict(train(CONFIG, args.out / "train.parquet", run))}
+        show("training", table["training"])
+    for part in args.part or (*MEASURED, "balance"):
+        if part == "balance":
+            table[part] = measure_balance(args.out / "balance", args.clips, 48, run)
+        else:
+            measure, count = MEASURED[part]
+            table[part] = measure(run, args.out / part, count)
+        show(part, table[part])
+    if args.json:
+        args.json.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def show(name: str, table: dict) -> None:
+    """Print figures, or a line of them for each kind."""
+    print(f"\n{name}", flush=True)
+    rows = table.items() if any(isinstance(value, dict) for value in table.values()) else [("", table)]
+    for key, figures in rows:
+        print(f"  {key:12}", "  ".join(f"{label} {figure:.3g}" for label, figure in figures.items()), flush=True)
+
+
+if __name__ == "__main__":
+    main()
