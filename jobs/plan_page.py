@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jobs.plan_text import HOW_TO_TIME, NOT_TIMED, fits_text, fuller, memory_parts, models_of, operations, seconds, whose
@@ -33,9 +34,14 @@ class Target:
 
 @dataclass(frozen=True)
 class DataView:
-    """What some stages draw from: the plan of it, whose it is, and its targets or, without any, cards of the tags that condition."""
+    """What some stages draw from: the plan of it, whose it is, and its targets or, without any, cards of the tags that condition.
+
+    `name` is that of the manifest's file.
+    """
 
     plan: "DataPlan"
+    name: str
+    manifest: Manifest
     whose: str
     targets: Sequence[Target]
     cards: Sequence[Card]
@@ -72,28 +78,28 @@ class StageView:
 def plan_page(
     name: str, manifests: "Manifests", config_name: str, config: "TrainConfig", plan: "RunPlan", cost: "RunCost", took: "RunTime | None"
 ) -> str:
-    """HTML of a plan. `name` is that of the first manifest, `took` None where no time is known."""
+    """HTML of a plan. `name` is that of the command line's manifest, `took` None where no time is known."""
     template = environment().from_string((files("jobs") / "plan_page.html").read_text("utf-8"))
     times = took.stages if took else [None] * len(plan.stages)
     return template.render(
         style=style(),
         name=name,
         config_name=config_name,
-        manifest=manifests[plan.data[0].manifest],
         plan=plan,
         facts=_facts(plan, cost, took),
         basis=f"{took.basis}; {NOT_TIMED}" if took else HOW_TO_TIME,
         models=models_of(cost),
-        datas=[_data(data, plan, manifests[data.manifest], config) for data in plan.data],
+        datas=[_data(data, plan, name, manifests[data.manifest], config) for data in plan.data],
         stages=[_stage(*of_stage, took) for of_stage in zip(plan.stages, cost.stages, times, strict=True)],
         first_shapes=_FIRST_SHAPES,
     )
 
 
-def _data(data: "DataPlan", plan: "RunPlan", manifest: Manifest, config: "TrainConfig") -> DataView:
+def _data(data: "DataPlan", plan: "RunPlan", name: str, manifest: Manifest, config: "TrainConfig") -> DataView:
     tags = [] if data.balance.values else [tag for tag in config.data.condition_tags if tag in manifest.rows.column_names]
     cards = [card_of(manifest.rows[tag], tag) for tag in tags]
-    return DataView(data, whose(data, plan), _targets(data.balance.values), cards, max(data.repeats.values()))
+    name = Path(data.manifest).name if data.manifest else name
+    return DataView(data, name, manifest, whose(data, plan), _targets(data.balance.values), cards, max(data.repeats.values()))
 
 
 def _facts(plan: "RunPlan", cost: "RunCost", took: "RunTime | None") -> list[Fact]:
@@ -160,7 +166,7 @@ def _figures(stage: "StagePlan", cost: "StageCost", time: "StageTime | None") ->
         ("tokens", _large(stage.tokens), f"{stage.tokens / stage.steps:,.0f} a step"),
         ("batches", stage.batching, each),
         ("full", f"{stage.useful_share:.1%}", f"{1 - stage.useful_share:.1%} of the budget unused; padding 0"),
-        ("handed on", f"{stage.carried:,}", "samples drawn, and first in the next stage"),
+        ("handed on", f"{stage.carried:,}", "samples drawn, and first in the next stage if that has the same data"),
         ("a step computes", operations(cost.step_flops), encoding),
     ]
     if time:

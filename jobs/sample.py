@@ -1,8 +1,8 @@
 """`reelmill sample`: videos out of a trained run. Torch is imported only when it runs."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +14,20 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.generate import SampleSettings
 
+# What each key of a JSON line holds.
+_KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(
+        ("prompt", "image", "last_image", "continue", "camera", "size", "solver"), ("text", lambda value: isinstance(value, str))
+    ),
+    **dict.fromkeys(
+        ("track", "control", "tag"),
+        ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(part, str) for part in value)),
+    ),
+    **dict.fromkeys(
+        ("seed", "frames", "context", "steps"), ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
+    ),
+    **dict.fromkeys(("fps", "guidance"), ("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))),
+}
 # Options that are settings under another name, or under their own.
 _KEYS = {
     "prompt": "prompt",
@@ -93,15 +107,17 @@ def sample(
     from training.generate import open_generator, write_sample
 
     common = {name: value for name, value in given.items() if value is not None}
-    wanted = [(out, common)] if from_file is None else [(out / f"{name}.mp4", common | one) for name, one in _lines(from_file, given)]
+    lines = [] if from_file is None else _lines(from_file)
     generator = open_generator(run)
-    settings = [(path, sample_settings(generator.config, options)) for path, options in wanted]
-    for path, setting in progress(settings, len(settings), "samples", lambda _: 1) if from_file else settings:
-        write_sample(path, generator, setting)
-    last = settings[-1][1]
-    typer.echo(
-        f"{last.num_frames} frames of {last.width}x{last.height}, seed {last.seed}: {out}" if not from_file else f"{len(settings)}: {out}"
-    )
+    if from_file is None:
+        settings = sample_settings(generator.config, common)
+        write_sample(out, generator, settings)
+        typer.echo(f"{settings.num_frames} frames of {settings.width}x{settings.height}, seed {settings.seed}: {out}")
+        return
+    many = [(out / f"{line.name}.mp4", _settings_of(line, from_file, generator.config, common)) for line in lines]
+    for path, settings in progress(many, len(many), "samples", lambda _: 1):
+        write_sample(path, generator, settings)
+    typer.echo(f"{len(many)} samples: {out}")
 
 
 def sample_settings(config: "TrainConfig", options: Mapping[str, Any]) -> "SampleSettings":
@@ -115,41 +131,81 @@ def sample_settings(config: "TrainConfig", options: Mapping[str, Any]) -> "Sampl
     changes |= {name: str(changes[name]) for name in ("image", "last_image", "continues") if name in changes}
     if "size" in given:
         changes["width"], changes["height"] = _size(given["size"])
-    if "tag" in given:
-        changes["tags"] = {name: _number(name, value, "--tag", "motion_mean=0.9") for name, value in map(_pair, given["tag"])}
-    moves = given["camera"].split(",") if "camera" in given else []
-    camera = {name: _number(name, value, "--camera", "pan=0.2,zoom=-0.1") for name, value in map(_pair, moves)}
-    changes["steering"] = Steering(camera, tuple(given.get("track", ())), dict(map(_pair, given.get("control", ()))))
+    tags = _pairs(given.get("tag", ()), "--tag", "motion_mean=0.9")
+    changes["tags"] = {name: _number(name, value, "--tag", "motion_mean=0.9") for name, value in tags.items()}
+    moves = _pairs(given["camera"].split(",") if "camera" in given else (), "--camera", "pan=0.2,zoom=-0.1")
+    camera = {name: _number(name, value, "--camera", "pan=0.2,zoom=-0.1") for name, value in moves.items()}
+    changes["steering"] = Steering(camera, tuple(given.get("track", ())), _pairs(given.get("control", ()), "--control", "edges=V.mp4"))
     settings = replace(default_settings(config, like if "size" not in given else None), **changes)
     check_settings(config, settings)
     return settings
 
 
-def _lines(path: Path, known: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """The samples that a file of JSON lines asks for: a name and options of each. Raises TrainError."""
-    from training.config import TrainError, nearest
+@dataclass(frozen=True)
+class _Line:
+    """What a line of a file asks for."""
 
-    samples = []
+    number: int
+    name: str
+    options: dict[str, Any]
+
+
+def _settings_of(line: _Line, path: Path, config: "TrainConfig", common: Mapping[str, Any]) -> "SampleSettings":
+    """The settings of one sample of many. Raises TrainError that names the line."""
+    from training.config import TrainError
+
     try:
-        texts = path.read_text().splitlines()
+        return sample_settings(config, {**common, **line.options})
+    except (TrainError, typer.BadParameter) as error:
+        raise TrainError(f"{path}, line {line.number}: {error}") from error
+
+
+def _lines(path: Path) -> list[_Line]:
+    """The samples that a file of JSON lines asks for; empty lines are passed over. Raises TrainError."""
+    from training.config import TrainError
+
+    try:
+        texts = path.read_text("utf-8").split("\n")
     except OSError as error:
         raise TrainError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise TrainError(f"{path} is not text in UTF-8") from error
+    lines, numbers = [], dict[str, int]()
     for number, text in enumerate(texts, 1):
-        try:
-            one = json.loads(text)
-            name = str(one.pop("name", f"{number:04d}"))
-        except (ValueError, AttributeError, TypeError) as error:
-            raise TrainError(f"{path}, line {number} is not a JSON object: {text[:80]}") from error
-        if Path(name).name != name:
-            raise TrainError(f"{path}, line {number}: the name {name!r} would leave the folder")
-        if unknown := [key for key in one if key not in known]:
-            raise TrainError(f"{path}, line {number}: unknown key {unknown[0]!r}; {nearest(unknown[0], known)}")
-        samples.append((name, one))
-    if not samples:
+        if text.strip():
+            try:
+                lines.append(_line(number, text))
+            except ValueError as error:
+                raise TrainError(f"{path}, line {number}: {error}") from error
+            name = lines[-1].name
+            if name in numbers:
+                raise TrainError(f"{path}: lines {numbers[name]} and {number} are both named {name!r}")
+            numbers[name] = number
+    if not lines:
         raise TrainError(f"{path} asks for no sample")
-    if len({name for name, _ in samples}) < len(samples):
-        raise TrainError(f"{path} asks for several samples of one name")
-    return samples
+    return lines
+
+
+def _line(number: int, text: str) -> _Line:
+    """One line. Raises ValueError."""
+    from training.config import nearest
+
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise ValueError(f"this is not a JSON object: {text[:80]}")
+    name = options.pop("name", f"{number:04d}")
+    if not isinstance(name, str) or not name or Path(name).name != name:
+        raise ValueError(f"a name is the text of a file name, not {name!r}")
+    for key, value in options.items():
+        if key not in _KINDS:
+            raise ValueError(f"unknown key {key!r}; {nearest(key, ['name', *_KINDS])}")
+        kind, fits = _KINDS[key]
+        if not fits(value):
+            raise ValueError(f"{key} is {kind}, not {value!r}")
+    return _Line(number, name, options)
 
 
 def _size(text: str) -> tuple[int, int]:
@@ -159,9 +215,17 @@ def _size(text: str) -> tuple[int, int]:
     return int(width), int(height)
 
 
-def _pair(text: str) -> tuple[str, str]:
-    name, _, value = text.partition("=")
-    return name.strip(), value
+def _pairs(texts: Sequence[str], option: str, example: str) -> dict[str, str]:
+    """Values by name, of texts such as the example."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not (name and value):
+            raise typer.BadParameter(f"{text!r} is not like {example}", param_hint=option)
+        if name in pairs:
+            raise typer.BadParameter(f"{name} is given twice", param_hint=option)
+        pairs[name] = value
+    return pairs
 
 
 def _number(name: str, value: str, option: str, example: str) -> float:

@@ -82,16 +82,20 @@ class Checkpoints(AbstractContextManager["Checkpoints"]):
     def save(self, progress: Progress, models: nn.ModuleDict, training: Training | None) -> None:
         """Copy everything to host memory, and begin to write it as `folder`/step_N. `training` is None between stages.
 
-        Waits for the one before. Raises TrainError where that could not be written.
+        Waits for the one before. Raises TrainError where that could not be written. What a run was resumed from is there already:
+        the end of a stage, of which it takes what is carried over.
         """
         self.wait()
+        target = self._folder / f"step_{progress.total_steps:08d}"
+        if target.exists():
+            return
         tensors = dict(models.state_dict())
         if training is not None:
             tensors |= {_AVERAGE + name: value for name, value in training.average.state_dict().items()}
             for name, weight in training.model.named_parameters():
                 state = training.optimizer.state.get(weight, {})
                 tensors |= {f"{_OPTIMIZER}{name}.{kind}": value for kind, value in state.items()}
-        writer = _Writer(self._folder / f"step_{progress.total_steps:08d}", json.dumps(asdict(progress)), self._keep)
+        writer = _Writer(target, json.dumps(asdict(progress)), self._keep)
         group = {"process_group": self._ranks.saving} if self._ranks.saving else {"no_dist": True}
         told = dcp.async_save(tensors, storage_writer=writer, async_stager=self._stager, **group)
         self._writing = told if isinstance(told, Future) else told.upload_completion

@@ -74,7 +74,8 @@ class Told:
 def draw_told(mix: ConditionsConfig, latent_frames: Sequence[int], num_tags: int, generator: torch.Generator) -> Told:
     """Draw what is told of clips of so many `latent_frames`, by the shares of a mix.
 
-    Of a clip of one latent frame none is known, since nothing would be left to learn. A continuation knows from one frame to all but one.
+    Of a clip of one latent frame none is known, neither the first nor the last, since nothing would be left to learn. A continuation
+    knows from one frame to all but one.
     """
     count = len(latent_frames)
 
@@ -85,6 +86,7 @@ def draw_told(mix: ConditionsConfig, latent_frames: Sequence[int], num_tags: int
     controls = {name: share(getattr(mix, name)) for name in CONTROLS}
     kind, length, level = torch.rand(3, count, generator=generator)
     free = torch.tensor(latent_frames) - 1
+    controls["last_frame"] &= free > 0
     first = (kind < mix.first_frame) & (free > 0)
     goes_on = ~first & (kind < mix.first_frame + mix.continuation) & (free > 0)
     known = torch.where(goes_on, 1 + (length * free).long().clamp(max=free - 1), first.long())

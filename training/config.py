@@ -463,8 +463,10 @@ class TrainConfig(_Strict):
             raise ValueError("stages must have different names")
         for before, stage in zip([None, *self.stages], self.stages, strict=False):
             if stage.carry != CarryConfig() and (before is None or before.model != stage.model):
-                raise ValueError(f"stages: {stage.name} has carry, but no stage before it trains the {stage.model}")
+                raise ValueError(f"stages: {stage.name} has carry, but the stage before it does not train the {stage.model}")
         self._conditions_fit()
+        if self.sample.prompt and self.mixes and not self.tells("text"):
+            raise ValueError("sample.prompt is given, but no stage is told texts (conditions.text)")
         return self
 
     def _conditions_fit(self) -> None:
@@ -472,18 +474,31 @@ class TrainConfig(_Strict):
         for name in ("depth", "keypoints"):
             if name in told and getattr(self.controls, name) is None:
                 raise ValueError(f"conditions.{name} needs a model: name its folder as controls.{name}")
-        if self.data.cache is not None and (told := [name for name in told]):
+        if self.data.cache is not None and told:
             raise ValueError(f"conditions: {', '.join(told)} are made from pixels, which data.cache does without; leave one of them out")
 
     @property
     def told_controls(self) -> tuple[str, ...]:
         """The control maps that some stage of the dit tells."""
-        mixes = [self.conditions_of(stage) for stage in self.stages if stage.model == "dit"]
-        return tuple(name for name in CONTROLS if any(getattr(mix, name) for mix in mixes))
+        return tuple(name for name in CONTROLS if self.tells(name))
+
+    def tells(self, *names: str) -> bool:
+        """Whether some stage of the dit tells one of these conditions."""
+        return any(getattr(mix, name) for mix in self.mixes for name in names)
 
     def conditions_of(self, stage: StageConfig) -> ConditionsConfig:
         """What a stage tells: its own mix, or else that of the run."""
         return stage.conditions or self.conditions
+
+    def averaged_steps(self, stage: int) -> int:
+        """Steps that are in the average of a stage, by its number, as it begins: those of the stages whose average it goes on from."""
+        keeps = stage and self.stages[stage].carry.average == "keep"
+        return self.averaged_steps(stage - 1) + self.stages[stage - 1].steps if keeps else 0
+
+    @property
+    def mixes(self) -> tuple[ConditionsConfig, ...]:
+        """What each stage of the dit tells."""
+        return tuple(self.conditions_of(stage) for stage in self.stages if stage.model == "dit")
 
     def balance_of(self, stage: StageConfig) -> BalanceConfig | None:
         """The balance of a stage: its own, or else that of the run."""

@@ -5,7 +5,8 @@ again, so that they are what training gave, with a little noise, which hides wha
 """
 
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import get_args
@@ -27,6 +28,8 @@ from training.shapes import fitting, largest, token_of
 from training.steering import Steered, Steering, check_steering
 from training.tag_bins import UNKNOWN, bin_of
 from training.videos import file_digest, picture_size, read_image, read_video, write_mp4
+
+_SLOWEST, _FASTEST = 0.01, 1000.0  # frames a second
 
 
 @dataclass(frozen=True)
@@ -95,21 +98,30 @@ class Generator:
         self, settings: SampleSettings, steered: Steered, start: int, count: int, context: np.ndarray, level: float, noise: torch.Generator
     ) -> np.ndarray:
         """So many frames from `start` on, uint8 [T, H, W, 3], which begin with those of the context at that noise level."""
-        config, device = self.config, next(self.dit.parameters()).device
+        factors, device = self.config.vae, next(self.dit.parameters()).device
         vae = self.vae.eval()
-        latent_frames = 1 + (count - 1) // config.vae.time_factor
-        cells = (settings.height // config.vae.space_factor, settings.width // config.vae.space_factor)
-        x = torch.randn(1, config.vae.latent_channels, latent_frames, *cells, generator=noise).to(device)
-        known = torch.zeros(latent_frames, dtype=torch.bool, device=device)
-        if len(context):
-            given = vae.to_latents(to_tensor(torch.from_numpy(context))[None].to(device))
-            known[: given.shape[2]] = True
-            x[:, :, : given.shape[2]] = point_on_path(given, x[:, :, : given.shape[2]], torch.full((1,), level, device=device)).x_t
+        latent_frames = 1 + (count - 1) // factors.time_factor
+        cells = (settings.height // factors.space_factor, settings.width // factors.space_factor)
+        x = torch.randn(1, factors.latent_channels, latent_frames, *cells, generator=noise).to(device)
+        given = vae.to_latents(to_tensor(torch.from_numpy(context))[None].to(device)) if len(context) else x[:, :, :0]
         maps = steered.maps(start, count)
         if settings.last_image is not None and start + count == settings.num_frames:
             image = torch.from_numpy(read_image(Path(settings.last_image), settings.width, settings.height))
-            maps["last_frame"] = last_frame_map(vae, to_tensor(image)[None].to(device), latent_frames)
-        conditions = moved(_conditions(config, settings, self.texts, maps), device)
+            maps["last_frame"] = last_frame_map(vae, to_tensor(image)[None], latent_frames)
+        latents = self.latents(settings, x, given, level, maps)
+        return to_pixels((self.preview or vae).to_video(latents)[0].cpu())
+
+    @torch.no_grad()
+    def latents(self, settings: SampleSettings, noise: Tensor, given: Tensor, level: float, maps: Mapping[str, Tensor]) -> Tensor:
+        """Latents [1, C, T, H, W] out of noise like them; `maps` steer them, [C', T, H, W] each.
+
+        They begin with those `given` [1, C, K, H, W], K from 0, of which the dit sees what noise at `level` leaves of them.
+        """
+        config, count = self.config, given.shape[2]
+        known = torch.arange(noise.shape[2], device=noise.device) < count
+        context = point_on_path(given, noise[:, :, :count], torch.full((1,), level, device=noise.device)).x_t
+        conditions = moved(_conditions(config, settings, self.texts, maps), noise.device)
+        dit = self.dit.eval()
 
         def velocity(x_t: Tensor, t: Tensor) -> Tensor:
             levels = torch.where(known, level, t)
@@ -119,15 +131,16 @@ class Generator:
             towards = told[0][None] if copies == 1 else guided(told[0][None], told[1][None], guidance, settings.guidance_rescale)
             return towards * ~known[:, None, None]
 
-        dit = self.dit.eval()
-        times = step_times(settings.num_steps, shift_of(config.flow, x[0, 0].numel() // config.dit.patch**2))
-        return to_pixels((self.preview or vae).to_video(solve(velocity, x, times, settings.solver))[0].cpu())
+        times = step_times(settings.num_steps, shift_of(config.flow, noise[0, 0].numel() // config.dit.patch**2))
+        made = solve(velocity, torch.cat([context, noise[:, :, count:]], dim=2), times, settings.solver)
+        return torch.cat([given, made[:, :, count:]], dim=2)  # what is given is decoded without the noise
 
 
 def default_settings(config: TrainConfig, like: str | None = None) -> SampleSettings:
     """What a run samples when nothing else is asked for: the largest shape of its last stage, at full length.
 
-    The aspect ratio is that of the picture or video `like`, if given. Raises TrainError where that cannot be read.
+    The aspect ratio is that of the picture or video `like`, if given; the noise of a context is at most that of training. Raises
+    TrainError where `like` cannot be read.
     """
     shapes, sample = config.shapes_of(config.stages[-1]), config.sample
     shape = largest(shapes, token_of(config)) if like is None else fitting(shapes, token_of(config), *picture_size(Path(like)))
@@ -146,7 +159,7 @@ def default_settings(config: TrainConfig, like: str | None = None) -> SampleSett
         guidance_rescale=sample.guidance_rescale,
         guidance_interval=sample.guidance_interval,
         context_frames=1 + factor * ((longest(config) - 1) // factor // 2),
-        context_noise=sample.context_noise,
+        context_noise=min(sample.context_noise, max((mix.context_noise for mix in config.mixes if mix.continuation), default=0.0)),
     )
 
 
@@ -165,9 +178,17 @@ def check_settings(config: TrainConfig, settings: SampleSettings) -> None:
             raise TrainError(f"a sample's {name} must be 1 + a multiple of {factor}, not {count}")
     if settings.context_frames >= longest(config) > 1:
         raise TrainError(f"context frames must be fewer than the {longest(config)} of a stretch, not {settings.context_frames}")
+    if settings.num_steps < 1 or not 0 <= settings.seed < 2**63:
+        raise TrainError(f"a sample takes 1 step or more, and a seed from 0 to 2^63 - 1, not {settings.num_steps} and {settings.seed}")
+    if not (_SLOWEST <= settings.fps <= _FASTEST):
+        raise TrainError(f"a sample has from {_SLOWEST:g} to {_FASTEST:g} frames a second, not {settings.fps:g}")
+    if not (math.isfinite(settings.guidance) and settings.guidance >= 0):
+        raise TrainError(f"guidance is a number from 0 on, not {settings.guidance:g}")
     if settings.solver not in get_args(Solver):
         raise TrainError(f"there is no solver {settings.solver!r}; {nearest(settings.solver, get_args(Solver))}")
-    known = config.data.condition_tags
+    if settings.prompt and not config.tells("text"):
+        raise TrainError("the run was not trained with texts (conditions.text), so it takes no prompt")
+    known = config.data.condition_tags if config.tells("tags") else ()
     for tag, value in settings.tags.items():
         if tag not in known:
             raise TrainError(f"the run was not trained with the tag {tag!r}; {nearest(tag, known)}")
@@ -175,28 +196,30 @@ def check_settings(config: TrainConfig, settings: SampleSettings) -> None:
             raise TrainError(f"the tag {tag} is a quantile from 0 to 1, not {value:g}")
     check_steering(settings.steering, config)
     _check_frames(config, settings)
+    for name, path in settings.files.items():
+        if not Path(path).is_file():
+            raise TrainError(f"there is no file {path}, which is given as {name}")
 
 
 def _check_frames(config: TrainConfig, settings: SampleSettings) -> None:
     """Whether the run was trained with the frames that are given, or that a long sample gives itself."""
-    mixes = [config.conditions_of(stage) for stage in config.stages if stage.model == "dit"]
-
-    def told(*names: str) -> bool:
-        return any(getattr(mix, name) for mix in mixes for name in names)
-
     if settings.image is not None and settings.continues is not None:
         raise TrainError("a sample begins with an image or continues a video, not both")
-    if settings.image is not None and not told("first_frame", "continuation"):
+    if settings.image is not None and not config.tells("first_frame", "continuation"):
         raise TrainError("the run was not trained to go on from an image (conditions.first_frame)")
-    if settings.continues is not None and not told("continuation"):
+    if settings.continues is not None and not config.tells("continuation"):
         raise TrainError("the run was not trained to continue a video (conditions.continuation)")
-    if settings.last_image is not None and not told("last_frame"):
+    if settings.last_image is not None and not config.tells("last_frame"):
         raise TrainError("the run was not trained to end with an image (conditions.last_frame)")
-    if settings.num_frames > longest(config) and not (told("continuation") or (settings.context_frames == 1 and told("first_frame"))):
+    goes_on = config.tells("continuation") or (settings.context_frames == 1 and config.tells("first_frame"))
+    if settings.num_frames > longest(config) and (longest(config) == 1 or not goes_on):
         raise TrainError(
             f"the run was trained on up to {longest(config)} frames and not to continue its own (conditions.continuation); "
             f"ask for at most as many, not {settings.num_frames}"
         )
+    begins = 1 if settings.image is not None else settings.context_frames if settings.continues is not None else 0
+    if settings.num_frames <= max(begins, int(settings.last_image is not None)):
+        raise TrainError(f"nothing is left to make of {settings.num_frames} frames beside those that are given; ask for more frames")
 
 
 def open_generator(run: Path) -> Generator:
@@ -222,6 +245,8 @@ def open_generator(run: Path) -> Generator:
 def write_sample(path: Path, generator: Generator, settings: SampleSettings) -> None:
     """Write a sample as an MP4, and beside it a JSON file of its settings and hashes of its frames and of files it was given."""
     check_settings(generator.config, settings)
+    if path.suffix == ".json":
+        raise TrainError(f"{path} is where the settings of a sample go; name the video otherwise, such as {path.with_suffix('.mp4')}")
     files = {name: file_digest(Path(given)) for name, given in settings.files.items()}
     frames_sha256 = write_mp4(path, generator.frames(settings), settings.fps)
     facts = {**asdict(settings), "files_sha256": files, "frames_sha256": frames_sha256}
@@ -238,9 +263,9 @@ def _beginning(settings: SampleSettings) -> tuple[np.ndarray, float]:
     return np.empty((0, settings.height, settings.width, 3), np.uint8), 0.0
 
 
-def _conditions(config: TrainConfig, settings: SampleSettings, texts: TextSource | None, maps: dict[str, Tensor]) -> Conditions:
+def _conditions(config: TrainConfig, settings: SampleSettings, texts: TextSource | None, maps: Mapping[str, Tensor]) -> Conditions:
     """What was asked for, and, second, the same without text and tags."""
-    fps = torch.tensor([settings.fps / config.vae.time_factor]).expand(2)
+    fps = torch.tensor([settings.fps / config.vae.time_factor if config.tells("fps") else math.nan]).expand(2)
     quantiles = np.array([settings.tags.get(tag, np.nan) for tag in config.data.condition_tags])
     asked = torch.from_numpy(bin_of(quantiles, config.dit.tag_bins))
     tags, features = torch.stack([asked, torch.full_like(asked, UNKNOWN)]), None

@@ -62,9 +62,10 @@ class ShapePlan:
 class StagePlan:
     """One stage. `useful_share` is the part of `max_tokens` of its batches that holds tokens; there is no other padding.
 
-    `carried` samples are drawn and in no step at its end: the next stage begins with them. `planned_steps` is how many steps
-    these figures are of, where a stage is too long to be planned to its end. `fuller` is another batching: of packed batches
-    under 98 % the nearest larger budget that fills them, of bucketed ones of a dit the same budget packed.
+    `carried` samples are drawn and in no step at its end: the next stage begins with them if it draws from the same.
+    `planned_steps` is how many steps these figures are of, where a stage is too long to be planned to its end. `fuller` is
+    another batching: of packed batches under 98 % the nearest larger budget that fills them, of bucketed ones of a dit the same
+    budget packed.
     """
 
     name: str

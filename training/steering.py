@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -34,15 +35,20 @@ class Steering:
 
 def check_steering(steering: Steering, config: TrainConfig) -> None:
     """Raises TrainError where a run does not know what it is to be steered by, or it is given twice."""
+    if "last_frame" in steering.videos:
+        raise TrainError("last_frame is no control that is measured on a video; give it as last_image")
     for name in sorted(steering.names):
         if name not in config.told_controls:
             raise TrainError(f"the run was not trained with {name} (conditions.{name}); {nearest(name, config.told_controls)}")
     for name in ("camera", "tracks"):
         if name in steering.videos and getattr(steering, name):
             raise TrainError(f"{name} is given twice: by numbers and by {steering.videos[name]}; leave one of them out")
-    for move in steering.camera:
+    _joined(steering.tracks, num_frames=1, width=1, height=1)
+    for move, speed in steering.camera.items():
         if move not in MOVES:
             raise TrainError(f"a camera does not {move!r}; {nearest(move, MOVES)}")
+        if not isfinite(speed):
+            raise TrainError(f"the speed of the camera's {move} is a number, not {speed}")
 
 
 class Steered:

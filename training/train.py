@@ -13,6 +13,7 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -71,13 +72,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Carried:
-    """What a stage leaves to the next: the weights of its last step, where these are wanted, and the optimizer.
+    """What a stage leaves to the next, as far as that takes it over: the weights of its last step, and the optimizer's moments.
 
     The average of its weights is where all averages are, and is the model.
     """
 
-    last: Mapping[str, Tensor]
-    optimizer: torch.optim.Optimizer
+    last: dict[str, Tensor]
+    moments: dict[Tensor, Any]
 
 
 def train(config_or_preset: str | Path, manifest_path: str | Path | None, out: Path, resume: bool = False) -> TrainResult:
@@ -160,13 +161,14 @@ def train_stage(run: Run, stage: StageConfig, progress: Progress, carried: Carri
 
 def _start_stage(run: Run, stage: StageConfig, progress: Progress, carried: Carried | None) -> Training:
     model, average, carry = run.models[stage.model].train(), run.averages[stage.model], stage.carry
-    if carried and carry.weights == "last":
+    optimizer = make_optimizer(model, stage)
+    if carried and carried.last:
         model.load_state_dict(carried.last)
+        carried.last.clear()  # as large as the model
+    if carried:
+        optimizer.state.update(carried.moments)
     if not (carried and carry.average == "keep"):
         average.load_state_dict(model.state_dict())
-    optimizer = make_optimizer(model, stage)
-    if carried and carry.optimizer == "keep":
-        optimizer.state.update(carried.optimizer.state)
     training = Training(model, average, optimizer)
     if progress.step:
         load_training(run.folder.newest_checkpoint(), training)
@@ -176,10 +178,12 @@ def _start_stage(run: Run, stage: StageConfig, progress: Progress, carried: Carr
 def _end_stage(run: Run, stage: StageConfig, training: Training, feed: Feed, progress: Progress) -> tuple[Progress, Carried]:
     """Take the average, save it, and keep what the next stage carries over."""
     following = progress.stage + 1
-    carries = following < len(run.data) and run.config.stages[following].carry != CarryConfig()
+    carry = run.config.stages[following].carry if following < len(run.data) else CarryConfig()
+    carries = carry != CarryConfig()
     if carries:  # resumed from here, the stage ends once more, and what is carried is there
         _save(run, training, feed, progress)
-    carried = Carried(deepcopy(training.model.state_dict()) if carries else {}, training.optimizer)
+    last = deepcopy(training.model.state_dict()) if carry.weights == "last" else {}
+    carried = Carried(last, dict(training.optimizer.state) if carry.optimizer == "keep" else {})
     training.model.load_state_dict(training.average.state_dict())
     goes_on = following < len(run.data) and run.data[following].prepared is run.data[progress.stage].prepared
     plan = progress.plan if goes_on else PlanState()
@@ -247,7 +251,7 @@ def train_step(run: Run, stage: StageConfig, training: Training, gradients: Grad
         group["lr"] = lr
     if not spikes.skip:
         training.optimizer.step()
-        update_average(training, stage.ema_decay, progress.step)
+        update_average(training, stage.ema_decay, run.config.averaged_steps(progress.stage) + progress.step)
     step, plan = progress.step + 1, taken.step.part.plan
     progress = replace(progress, step=step, total_steps=progress.total_steps + 1, plan=plan, spikes=spikes)
     figures = speed(

@@ -32,18 +32,19 @@ def read_video(path: Path, width: int, height: int, fps: float, num_frames: int,
     Frames are those shown at the times of the rate, so that a slower video repeats some. Raises TrainError, also where it is too short.
     """
     times, frames = [], list[np.ndarray]()
+    whole_s = (num_frames - 1) / fps
     for time_s, frame in _pictures(path):
-        if not last and times and time_s > (num_frames - 1) / fps and len(times) >= 2:
-            break
         times.append(time_s)
         frames.append(_fill(frame, width, height))
-        if last and times[-1] - times[0] > (num_frames + 1) / fps + 1:
+        if not last and time_s > whole_s:
+            break
+        while last and len(times) > 1 and times[1] <= time_s - whole_s:  # what is shown at the first of the last times is kept
             times.pop(0)
             frames.pop(0)
-    wanted = np.arange(num_frames) / fps + (times[-1] - (num_frames - 1) / fps if last else 0.0)
+    wanted = np.arange(num_frames) / fps + (times[-1] - whole_s if last else 0.0)
     step_s = (times[-1] - times[0]) / max(len(times) - 1, 1)
     if wanted[0] < times[0] - 1e-6 or wanted[-1] > times[-1] + step_s + 1e-6:
-        raise TrainError(f"{path} is too short: {num_frames} frames at {fps:g} a second are {(num_frames - 1) / fps:.3g} s")
+        raise TrainError(f"{path} is too short: {num_frames} frames at {fps:g} a second are {whole_s:.3g} s")
     return np.stack([frames[max(int(np.searchsorted(times, time_s + 1e-6)) - 1, 0)] for time_s in wanted])
 
 
@@ -83,7 +84,7 @@ def _first(path: Path) -> np.ndarray:
             return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
     except UnidentifiedImageError:
         return next(_pictures(path))[1]
-    except (OSError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # what its readers raise for broken files
         raise TrainError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 

@@ -176,3 +176,26 @@ def test_a_plan_without_a_balance_shows_the_tags_that_condition_it(given, tmp_pa
     plan_command(given[0], str(tmp_path / "c.yaml"), html=tmp_path / "page.html")
     page = Page((tmp_path / "page.html").read_text("utf-8"))
     assert "No balance is wanted" in page.text and "motion_mean diag/s" in page.text and "24 1 ×" in page.text
+
+
+def test_stages_that_draw_from_another_manifest_are_told_apart(given, tmp_path):
+    rows, dit = read_manifest(given[0]).rows, CONFIG["stages"][1]
+    best = tmp_path / "best.parquet"
+    write_manifest(best, rows.slice(0, 10), "quality > 0.5", {}, {})
+    balance = {"tag": "duration_s", "edges": [2.5], "shares": [0.25, 0.75]}
+    stages = [*CONFIG["stages"], {**dit, "name": "good", "manifest": str(best), "balance": balance}]
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump({**CONFIG, "balance": None, "stages": stages}))
+    shown = cli("plan", given[0], "--config", tmp_path / "c.yaml", "--html", tmp_path / "page.html").stdout
+    assert "24 of vae, dit; left out: 0" in shown and f"10 in {best} of good; left out: 0" in shown
+    assert "balance of good" in shown and "balance of vae" not in shown
+    text = Page((tmp_path / "page.html").read_text("utf-8")).text
+    for name, whose, path in ((given[0].name, "vae, dit", given[0]), ("best.parquet", "good", best)):
+        manifest = read_manifest(path)
+        assert f"manifest {name} of {whose} predicate {manifest.facts.predicate} digest {manifest.digest}" in text
+        assert f"Left out of {whose}" in text and f"Repeats of {whose}" in text
+    assert "No balance is wanted" in text and "Balance of good Shares of clips by value" in text and "34 0 left out" in text
+    plan = json.loads(cli("plan", given[0], "--config", tmp_path / "c.yaml", "--json").stdout)
+    first, second = plan["data"]
+    assert (first["stages"], first["manifest"], first["clips"]) == (["vae", "dit"], None, 24)
+    assert (second["stages"], second["manifest"], second["clips"]) == (["good"], str(best), 10)
+    assert [value["target_share"] for value in second["balance"]["values"][:2]] == [0.25, 0.75] and not first["balance"]["values"]

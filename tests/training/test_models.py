@@ -354,14 +354,16 @@ def test_features_come_with_their_clips_or_are_made_for_them() -> None:
 
 
 def test_each_condition_is_told_of_its_share_of_clips() -> None:
-    mix = ConditionsConfig(text=0.8, tags=0.5, fps=0.3, first_frame=0.2, continuation=0.4, context_noise=0.5, camera=0.7, edges=0.1)
+    shares = {"text": 0.8, "tags": 0.5, "fps": 0.3, "last_frame": 0.5, "camera": 0.7, "edges": 0.1}
+    mix = ConditionsConfig(**shares, first_frame=0.2, continuation=0.4, context_noise=0.5)
     told = draw_told(mix, [3] * 4000 + [1] * 4000, 2, torch.Generator().manual_seed(0))
     shares = {"text": told.text, "fps": told.fps, "tags": told.tags, **told.controls}
     found = {name: float(each.float().mean()) for name, each in shares.items()}
-    wanted = {"text": 0.8, "tags": 0.5, "fps": 0.3, "camera": 0.7, "edges": 0.1, "last_frame": 0, "tracks": 0, "depth": 0, "keypoints": 0}
+    wanted = {"text": 0.8, "tags": 0.5, "fps": 0.3, "camera": 0.7, "edges": 0.1, "last_frame": 0.25, "tracks": 0, "depth": 0, "keypoints": 0}
     assert found == pytest.approx(wanted, abs=0.02)
     videos, images = told.known_frames.split(4000)
-    assert (images == 0).all() and [float((videos == n).float().mean()) for n in range(3)] == pytest.approx([0.4, 0.4, 0.2], abs=0.03)
+    assert (images == 0).all() and not told.controls["last_frame"][4000:].any()
+    assert [float((videos == n).float().mean()) for n in range(3)] == pytest.approx([0.4, 0.4, 0.2], abs=0.03)
     assert (told.known_level[told.known_frames == 0] == 0).all() and 0.4 < told.known_level.max() < 0.5
 
 

@@ -37,7 +37,7 @@ class ControlSource:
         folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
         names = [name for name in config.told_controls if name != LAST_FRAME]
         self._extractors: Mapping[str, Extractor] = {name: Extractor((name,), grid, folders) for name in names}
-        self._vae, self._memory = vae, Memory(config.data.memory_mb * 1e6)
+        self._vae, self._grid, self._memory = vae, grid, Memory(config.data.memory_mb * 1e6)
 
     def __call__(self, clip: Clip, name: str) -> Tensor | None:
         """The map [C, T', H', W'] of one clip; None for a control that no stage tells, or of which the clip has nothing to measure."""
@@ -48,17 +48,18 @@ class ControlSource:
 
     def _make(self, clip: Clip, name: str) -> Tensor | None:
         if name == LAST_FRAME:
-            return last_frame_map(
-                self._vae, to_tensor(clip.content[-1:])[None], 1 + (len(clip.content) - 1) // self._vae.config.time_factor
-            )
+            return last_frame_map(self._vae, to_tensor(clip.content[-1:])[None], self._grid.latent_frames(len(clip.content)))
         seed = crc32(f"{clip.clip_id}/{clip.window}".encode())
         return self._extractors[name](clip.content, clip.fps, seed)[name]
 
 
 @torch.no_grad()
 def last_frame_map(vae: nn.Module, image: Tensor, latent_frames: int) -> Tensor:
-    """Where a video is to end: the latents of one image [1, 3, 1, H, W] in the last of so many frames, and a channel that says so."""
-    latents = vae.to_latents(image)[0]
+    """Where a video is to end: the latents of one image [1, 3, 1, H, W] in the last of so many frames, and a channel that says so.
+
+    It is on the CPU, wherever the VAE is.
+    """
+    latents = vae.to_latents(image.to(vae.latent_mean.device))[0].cpu()
     made = latents.new_zeros(len(latents) + 1, latent_frames, *latents.shape[2:])
     made[:-1, -1], made[-1, -1] = latents[:, 0], 1.0
     return made
