@@ -151,7 +151,7 @@ def test_a_process_alone_may_shard_too(given: Given) -> None:
 def test_bfloat16_trains_and_is_resumed_bitwise_with_its_spikes(given: Given, sharding: str) -> None:
     stages = [
         {**CONFIG["stages"][0], "steps": 1},
-        {**CONFIG["stages"][2], "steps": 14, "max_spike": 1.02, "learning_rate": 0.03, "warmup_steps": 0},
+        {**CONFIG["stages"][2], "steps": 18, "max_spike": 1.001, "learning_rate": 1e-4},
     ]
     system = {"precision": "bfloat16", "sharding": sharding}
     each_step = {**CONFIG["held_out"], "every_steps": 1}
@@ -159,7 +159,7 @@ def test_bfloat16_trains_and_is_resumed_bitwise_with_its_spikes(given: Given, sh
     name, exact = f"bfloat16_{sharding}", {**changes, "system": {"sharding": sharding}}
     whole = _train(given.folder, given.manifest, name, changes)
     metrics = _metrics(whole)
-    assert 0 < metrics[12]["skipped_updates"] <= metrics[-1]["skipped_updates"]
+    assert metrics[-1]["skipped_updates"] > 0
     for before, after in pairwise(metrics[1:]):  # what is skipped moves no weight
         assert (before["held_out_loss"] == after["held_out_loss"]) == (before["skipped_updates"] < after["skipped_updates"])
     shutil.rmtree(list_checkpoints(shutil.copytree(whole, given.folder / f"{name}_again") / "checkpoints")[-1])
