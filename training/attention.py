@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
+from training.config import TrainError
+
 _BLOCK = 128  # tokens a side of a block of FlexAttention's mask
 _BY_NAME = {
     "flash": SDPBackend.FLASH_ATTENTION,
@@ -22,28 +24,37 @@ _BY_NAME = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
+_ANY_CAN = (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH)  # masks and any precision
 
 
 @dataclass(frozen=True)
 class Kernels:
-    """What may compute attention: `whole` without a mask, `masked` with one. `flex`: packed rows go through FlexAttention."""
+    """What may compute attention, the first that can: `whole` without a mask, `masked` with one. `flex`: packed rows go
+    through FlexAttention."""
 
-    whole: tuple[SDPBackend, ...] = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
-    masked: tuple[SDPBackend, ...] = (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
+    whole: tuple[SDPBackend, ...] = (SDPBackend.FLASH_ATTENTION, *_ANY_CAN)
+    masked: tuple[SDPBackend, ...] = (SDPBackend.FLASH_ATTENTION, *_ANY_CAN)
     flex: bool = False
 
 
-def choose_kernels(name: str, device: torch.device) -> Kernels:
+def choose_kernels(name: str, precision: str, device: torch.device) -> Kernels:
     """The kernels of a name: on a CPU flash or math; on a GPU the one named, for masks the best that takes them.
 
-    "auto" is cuDNN's on GPUs of compute capability 9 and above, where it is the fastest, and flash on others.
+    "auto" is cuDNN's on GPUs of compute capability 9 and above, where it is the fastest, flash on others, and the efficient
+    one in float32, which those do not take. Behind the one named stand others for what it does not take of the little that is
+    not attention over space-time, such as texts of one token. Raises TrainError.
     """
     if device.type == "cpu":
-        only = (SDPBackend.MATH,) if name == "math" else (SDPBackend.FLASH_ATTENTION, SDPBackend.MATH)
-        return Kernels(only, only)
-    if name == "auto":
+        if name in ("cudnn", "efficient"):
+            raise TrainError(f"system.attention: {name} is for cuda devices; say auto, flash or math")
+        return Kernels((SDPBackend.MATH,), (SDPBackend.MATH,)) if name == "math" else Kernels()
+    if precision == "float32" and name in ("flash", "cudnn"):
+        raise TrainError(f"system.attention: on cuda devices {name} takes bfloat16 alone; say auto, or system.precision: bfloat16")
+    if name == "auto" and precision == "float32":
+        name = "efficient"
+    elif name == "auto":
         name = "cudnn" if torch.cuda.get_device_capability(device) >= (9, 0) else "flash"
-    return Kernels((_BY_NAME[name],), (SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH), flex=True)
+    return Kernels(tuple(dict.fromkeys((_BY_NAME[name], *_ANY_CAN))), _ANY_CAN, flex=name != "math")
 
 
 @dataclass(frozen=True)
@@ -74,7 +85,7 @@ def block_mask(queries: Sequence[int], keys: Sequence[int], device: torch.device
     whole = touch & (q_low == q_high)[:, None] & (k_low == k_high) & _full(len(q_clip))[:, None] & _full(len(k_clip))
     partial = touch & ~whole
     lists = [_indices(each, device) for each in (partial, whole)]
-    q_clip, k_clip = q_clip.to(device), k_clip.to(device)
+    q_clip, k_clip = q_clip.to(device, non_blocking=True), k_clip.to(device, non_blocking=True)
 
     def same_clip(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         return q_clip[q] == k_clip[k]
@@ -97,12 +108,18 @@ def _full(tokens: int) -> Tensor:
 def _indices(blocks: Tensor, device: torch.device | str) -> tuple[Tensor, Tensor]:
     """Of bool [Q, K] how many are true in each row, and where, those first: int32 [1, 1, Q] and [1, 1, Q, K]."""
     order = torch.argsort(blocks.int(), dim=1, descending=True, stable=True)
-    return blocks.sum(dim=1).int()[None, None].to(device), order.int()[None, None].to(device)
+    count = blocks.sum(dim=1)
+    return count.int()[None, None].to(device, non_blocking=True), order.int()[None, None].to(device, non_blocking=True)
 
 
 @cache
-def _flex(compiled: bool) -> Any:
-    return torch.compile(flex_attention) if compiled else flex_attention
+def _compiled_flex() -> Any:
+    return torch.compile(flex_attention)
+
+
+def _flex(device: torch.device) -> Any:
+    """FlexAttention, which on a GPU must be compiled, by itself or with the block around it."""
+    return flex_attention if device.type == "cpu" or torch.compiler.is_compiling() else _compiled_flex()
 
 
 @dataclass(frozen=True)
@@ -134,6 +151,13 @@ def rotary(angles: Tensor) -> Rotary:
     return Rotary(angles.cos().unsqueeze(1), angles.sin().unsqueeze(1))
 
 
+class HeadNorm(nn.RMSNorm):
+    """Of each head, in the precision of its input, so that it is one kernel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, self.normalized_shape, self.weight.to(x.dtype), self.eps)
+
+
 class Attention(nn.Module):
     """Attention of x to itself, or to a context of another width where that is given."""
 
@@ -145,7 +169,7 @@ class Attention(nn.Module):
             self.to_query_key_value = nn.Linear(width, 3 * width)
         else:
             self.to_query, self.to_key_value = nn.Linear(width, width), nn.Linear(context_width, 2 * width)
-        self.query_norm, self.key_norm = nn.RMSNorm(width // heads), nn.RMSNorm(width // heads)
+        self.query_norm, self.key_norm = HeadNorm(width // heads), HeadNorm(width // heads)
         self.out = nn.Linear(width, width)
 
     def forward(
@@ -171,15 +195,15 @@ class Attention(nn.Module):
         if packed is not None:
             mixed = self._each(query, key, value, packed)
         else:
-            with sdpa_kernel(list(self.kernels.whole if mask is None else self.kernels.masked)):
+            with sdpa_kernel(list(self.kernels.whole if mask is None else self.kernels.masked), set_priority=True):
                 mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=None if mask is None else mask[:, None, None, :])
         return self.out(mixed.transpose(1, 2).flatten(2))
 
     def _each(self, query: Tensor, key: Tensor, value: Tensor, packed: Segments) -> Tensor:
         if packed.blocks is not None:
-            return _flex(query.device.type != "cpu")(query, key, value, block_mask=packed.blocks)
+            return _flex(query.device)(query, key, value, block_mask=packed.blocks)
         parts = (query.split(packed.queries, 2), key.split(packed.keys, 2), value.split(packed.keys, 2))
-        with sdpa_kernel(list(self.kernels.whole)):
+        with sdpa_kernel(list(self.kernels.whole), set_priority=True):
             return torch.cat([F.scaled_dot_product_attention(q, k, v) for q, k, v in zip(*parts, strict=True)], dim=2)
 
     def _split(self, x: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ from training.autoencoding.published import published_vae
 # On resuming. A text encoder or vae may have moved: it is known by its digest.
 _MAY_CHANGE = (
     *("data.workers", "data.memory_mb", "text.encoder", "checkpoint_every_steps", "keep_checkpoints", "log_every_s", "wandb_project"),
-    *("held_out.every_steps", "held_out.clips", "system.device", "system.sharding", "system.compile", "system.recompute"),
+    *("held_out.every_steps", "held_out.clips"),
+    *("system.device", "system.sharding", "system.compile", "system.recompute", "system.attention"),
     *("vae.pretrained", "vae.tile_pixels", "vae.chunk_frames", "sample.preview_decoder"),
 )
 CONTROLS = ("last_frame", "camera", "tracks", "edges", "depth", "keypoints")  # maps on the grid of the latents

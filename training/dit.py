@@ -8,50 +8,44 @@ in one row (NaViT: Dehghani et al. 2023), each with its own levels and condition
 """
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 from training.attention import Attention, Kernels, Rotary, Segments, mlp, numbered, rotary, rotary_angles, segments
 from training.conditions import Conditions
 from training.config import DiTConfig
 from training.controls.grid import as_float
+from training.recompute import Recompute, recomputed
 from training.text_reader import FeatureMap, TextEncoder
 
-Recompute = Literal["none", "selective", "full"]
 _TIME_UNIT_S = 1 / 8  # one step of the rotary time axis
 _NOMINAL_FPS = 2.0  # latent frames a second of a clip of which the rate is not told
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How S clips stand in the rows of tokens: of each its latent frames and the tokens of one frame.
+    """How clips stand in the rows of tokens. No sizes are in it: a compiled block is compiled anew for numbers that change.
 
     Either each clip is a row, all being of one shape, and `frame_of` is None; or they stand end to end, and it is the number
     of the frame of each token, counted over all clips, int64 [L].
     """
 
-    frames: tuple[int, ...]
-    cells: tuple[int, ...]
     frame_of: Tensor | None
 
     def modulate(self, x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
         """x [B, L, width] times 1 + scale, plus shift, each [B, frames, width]."""
-        return self._flat(self._by_frame(x) * (1 + self._spread(scale)) + self._spread(shift))
+        return self._flat(self._by_frame(x, scale) * (1 + self._spread(scale)) + self._spread(shift))
 
     def gated(self, x: Tensor, gate: Tensor) -> Tensor:
         """x [B, L, width] times gate [B, frames, width]."""
-        return self._flat(self._by_frame(x) * self._spread(gate))
+        return self._flat(self._by_frame(x, gate) * self._spread(gate))
 
-    def _by_frame(self, x: Tensor) -> Tensor:
-        return x.unflatten(1, (self.frames[0], self.cells[0])) if self.frame_of is None else x
+    def _by_frame(self, x: Tensor, values: Tensor) -> Tensor:
+        return x.unflatten(1, (values.shape[1], -1)) if self.frame_of is None else x
 
     def _flat(self, x: Tensor) -> Tensor:
         return x.flatten(1, 2) if self.frame_of is None else x
@@ -114,11 +108,7 @@ class Block(nn.Module):
         packed_text: Segments | None,
     ) -> Tensor:
         """x [B, L, width], modulation [B, frames, 6, width], text [B, M, text_width] with its mask [B, M] -> like x."""
-        inputs = (x, modulation, turn, text, text_mask, layout, packed, packed_text)
-        if self.recompute == "none" or not torch.is_grad_enabled():
-            return self._mix(*inputs)
-        contexts = {"context_fn": partial(create_selective_checkpoint_contexts, _keep())} if self.recompute == "selective" else {}
-        return checkpoint(self._mix, *inputs, use_reentrant=False, **contexts)  # type: ignore[return-value]
+        return recomputed(self._mix, (x, modulation, turn, text, text_mask, layout, packed, packed_text), self.recompute)
 
     def _mix(
         self,
@@ -133,9 +123,10 @@ class Block(nn.Module):
     ) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = (modulation + self.modulation).unbind(dim=2)
         attended = self.attention(layout.modulate(self.norms[0](x), shift1, scale1), turn=turn, packed=packed)
-        x = x + layout.gated(attended, gate1)
+        kept = x.dtype  # of what flows from block to block, whatever gates are in
+        x = (x + layout.gated(attended, gate1)).to(kept)
         x = x + self.text_attention(self.text_norm(x), text, mask=text_mask, packed=packed_text)
-        return x + layout.gated(self.mlp(layout.modulate(self.norms[1](x), shift2, scale2)), gate2)
+        return (x + layout.gated(self.mlp(layout.modulate(self.norms[1](x), shift2, scale2)), gate2)).to(kept)
 
 
 class DiT(nn.Module):
@@ -173,11 +164,7 @@ class DiT(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def use(self, kernels: Kernels, recompute: Recompute = "none") -> None:
-        """Choose how it computes: by which kernels of attention, and what of a block is computed again in the backward pass.
-
-        "full" keeps the input of each block alone (Chen et al. 2016); "selective" also what is dear to compute: attention, and
-        every second matrix product, as torchtitan (Liang et al. 2025) does.
-        """
+        """Choose how it computes: by which kernels of attention, and what of a block is computed again in the backward pass."""
         self.kernels = kernels
         for module in self.modules():
             if isinstance(module, Attention):
@@ -193,11 +180,11 @@ class DiT(nn.Module):
         lengths = [frame * cell for frame, cell in zip(frames, cells, strict=True)]
         alike = len(set(zip(frames, cells, strict=True))) == 1
         join: Callable[[list[Tensor]], Tensor] = torch.stack if alike else lambda parts: torch.cat(parts)[None]
-        layout = Layout(frames, cells, None if alike else _frame_of(frames, cells).to(device))
+        layout = Layout(None if alike else _frame_of(frames, cells).to(device, non_blocking=True))
         places = [token_positions(shape, fps) for shape, fps in zip(shapes, conditions.latent_fps, strict=True)]
         turn = rotary(rotary_angles(join(places), width // self.config.heads, self.config.rope_theta))
-        of_clips = self._of_clips(conditions)
-        condition = join([self.level(level) + of_clip for level, of_clip in zip(levels, of_clips, strict=True)])
+        of_levels = self.level(torch.cat(tuple(levels))).split(frames)
+        condition = join([level + of_clip for level, of_clip in zip(of_levels, self._of_clips(conditions), strict=True)])
         modulation = self.modulation(F.silu(condition)).unflatten(-1, (6, width))
         text = self.text(conditions)
         if alike:
@@ -241,22 +228,6 @@ class DiT(nn.Module):
             there = join([layer.weight.new_full((len(part), 1), float(is_told)) for part, is_told in zip(tokens, told, strict=True)])
             total = total + layer(join([part.to(layer.weight.dtype) for part in tokens])) * there
         return total
-
-
-def _keep() -> Callable[..., CheckpointPolicy]:
-    """Which results of a block are kept for its backward pass: all attention, and every second matrix product."""
-    products = Counter[bool]()  # seen in the forward pass, and again as it is recomputed
-
-    def policy(context: Any, op: object, *args: object, **kwargs: object) -> CheckpointPolicy:
-        name = str(op)
-        if "attention" in name:
-            return CheckpointPolicy.MUST_SAVE
-        if any(kind in name for kind in ("aten.mm", "aten.addmm", "aten.linear")):
-            products[context.is_recompute] += 1
-            return CheckpointPolicy.MUST_SAVE if products[context.is_recompute] % 2 else CheckpointPolicy.PREFER_RECOMPUTE
-        return CheckpointPolicy.PREFER_RECOMPUTE
-
-    return policy
 
 
 def _frame_of(frames: Sequence[int], cells: Sequence[int]) -> Tensor:

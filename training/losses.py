@@ -1,6 +1,7 @@
 """What a step minimizes: batches of pixels or latents come in, losses come out.
 
-The noise of a batch is a pure function of its place in the run.
+The noise of a batch is a pure function of its place in the run. Nothing here waits for an accelerator: what it computes stays
+there, and what goes there is copied while the next is prepared.
 """
 
 from dataclasses import dataclass
@@ -34,10 +35,10 @@ class Noisy:
 
 @dataclass(frozen=True)
 class StepLoss:
-    """Loss of one batch, what else to log of it, and `clip_losses` [S] of each of its clips, without gradients."""
+    """Loss of one batch, and without gradients what to log of it and `clip_losses` [S] of each of its clips."""
 
     loss: Tensor
-    metrics: dict[str, float]
+    metrics: dict[str, Tensor]
     clip_losses: Tensor
 
 
@@ -56,18 +57,17 @@ def batch_loss(model: nn.Module, batch: Batch, config: TrainConfig, generator: t
     """Loss of a VAE on pixels or of a DiT on latents."""
     if isinstance(model, VAE):
         loss = vae_loss(model, torch.stack(batch.x), generator)
-        metrics = {"reconstruction": float(loss.reconstruction), "kl": float(loss.kl), "psnr_db": float(loss.psnr_db)}
-        metrics |= {name: float(value) for name, value in loss.further.items()}
-        return StepLoss(loss.total, {"loss": float(loss.total.detach()), **metrics}, loss.clip_reconstructions)
+        metrics = {"loss": loss.total, "reconstruction": loss.reconstruction, "kl": loss.kl, "psnr_db": loss.psnr_db, **loss.further}
+        return StepLoss(loss.total, {name: value.detach() for name, value in metrics.items()}, loss.clip_reconstructions)
     velocity = velocity_loss(model, make_noisy(batch, config.flow, config.dit.patch, generator))
-    return StepLoss(velocity.total, {"loss": float(velocity.total.detach())}, velocity.of_clips)
+    return StepLoss(velocity.total, {"loss": velocity.total.detach()}, velocity.of_clips)
 
 
 def make_noisy(batch: Batch, flow: FlowConfig, patch: int, generator: torch.Generator) -> Noisy:
     """Each clip of a batch of latents at a noise level of its own, but for the frames of it that are given."""
     device = batch.x[0].device  # random numbers are made on the CPU, the same for any device
-    times = draw_times([x[0].numel() // patch**2 for x in batch.x], flow, generator).to(device)
-    noise = [torch.randn(x.shape, generator=generator).to(device) for x in batch.x]
+    times = draw_times([x[0].numel() // patch**2 for x in batch.x], flow, generator).to(device, non_blocking=True)
+    noise = [torch.randn(x.shape, generator=generator).to(device, non_blocking=True) for x in batch.x]
     wanted = tuple(torch.arange(x.shape[1], device=device) >= known for x, known in zip(batch.x, batch.known_frames, strict=True))
     levels = tuple(torch.where(mask, t, known) for mask, t, known in zip(wanted, times, batch.known_level, strict=True))
     points = [point_on_path(x[None], n[None], level[None, None]) for x, n, level in zip(batch.x, noise, levels, strict=True)]
@@ -82,7 +82,8 @@ def velocity_loss(dit: DiT, noisy: Noisy) -> VelocityLoss:
     errors = torch.stack([((ours - true).square() * mask[:, None, None]).sum() for ours, true, mask in parts])
     sizes = [x.numel() for x in noisy.x_t]
     shares = torch.stack([mask.float().mean() for mask in noisy.wanted])
-    return VelocityLoss(errors.sum() / sum(sizes), errors.detach() / (errors.new_tensor(sizes) * shares.to(errors)))
+    wanted = torch.tensor(sizes).to(errors, non_blocking=True) * shares.to(errors)
+    return VelocityLoss(errors.sum() / sum(sizes), errors.detach() / wanted)
 
 
 def noise_generator(seed: int, stage: int, step: int, batch: int) -> torch.Generator:

@@ -3,7 +3,9 @@
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from training.checkpoint import Training
 from training.config import StageConfig
@@ -27,5 +29,10 @@ def learning_rate(stage: StageConfig, step: int) -> float:
 def update_average(training: Training, decay: float, step: int) -> None:
     """Move the average toward the model; early steps move it further, so that it forgets the random start."""
     decay = min(decay, (1 + step) / (10 + step))
-    for mean, weight in zip(training.average.parameters(), training.model.parameters(), strict=True):
-        mean.lerp_(weight, 1 - decay)
+    means, weights = ([_local(weight) for weight in model.parameters()] for model in (training.average, training.model))
+    get_ema_multi_avg_fn(decay)(means, weights, 0)
+
+
+def _local(weight: Tensor) -> Tensor:
+    """The part of a weight that this rank holds."""
+    return weight.to_local() if isinstance(weight, DTensor) else weight

@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from training.attention import choose_kernels
 from training.config import SystemConfig, TrainConfig, TrainError
 from training.data import Batch
 from training.losses import StepLoss, batch_loss
@@ -76,8 +77,9 @@ def place(models: nn.ModuleDict, config: TrainConfig, device: torch.device) -> n
     averages = nn.ModuleDict({name: deepcopy(models[name]) for name in models if name in {stage.model for stage in config.stages}})
     averages.requires_grad_(False)
     for name, model in (*models.items(), *averages.items()):
-        if name == "dit" and system.compile:
-            for block in model.blocks:
+        if name == "dit":
+            model.use(choose_kernels(system.attention, system.precision, device), system.recompute)
+            for block in model.blocks if system.compile else ():
                 block.compile()
         if name == "dit" and system.sharding == "fsdp":
             _shard(model, system, device)

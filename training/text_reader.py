@@ -42,7 +42,7 @@ def mask_of(lengths: Sequence[int], device: torch.device) -> Tensor | None:
     """bool [B, M], true for the first `lengths` of each row; None where that is all of them."""
     if len(set(lengths)) == 1:
         return None
-    return torch.arange(max(lengths), device=device) < torch.tensor(lengths, device=device)[:, None]
+    return torch.arange(max(lengths), device=device) < torch.tensor(lengths).to(device, non_blocking=True)[:, None]
 
 
 def to_bytes(texts: Sequence[str], max_bytes: int) -> TextBytes:
@@ -68,7 +68,7 @@ class TextEncoder(nn.Module):
 
     def forward(self, conditions: Conditions) -> Text:
         text = to_bytes(conditions.texts, len(self.position) - 1)
-        x = self.embedding(text.ids.to(self.position.device)) + self.position[: text.ids.shape[1]]
+        x = self.embedding(text.ids.to(self.position.device, non_blocking=True)) + self.position[: text.ids.shape[1]]
         mask = mask_of(text.lengths, x.device)
         for attention_norm, attention, mlp_norm, widen in self.blocks:
             x = x + attention(attention_norm(x), mask=mask)

@@ -28,7 +28,7 @@ from training.guards import Spikes, check_finite
 from training.held_out import held_out_loss
 from training.latents import measure_latents, open_latents
 from training.log import RunLog, SilentLog
-from training.losses import noise_generator
+from training.losses import StepLoss, noise_generator
 from training.meter import speed, step_flops
 from training.optimize import learning_rate, make_optimizer, update_average
 from training.packing import PlanState
@@ -232,17 +232,16 @@ def train_step(run: Run, stage: StageConfig, training: Training, gradients: Grad
     taken = take(feed, run.ranks, lambda skipped: _note_skipped(run, skipped), run.skipped)
     loading_seconds = time.monotonic() - began
     training.optimizer.zero_grad()
-    metrics, clip_losses, batches = Counter[str](), list[float](), []
+    losses, batches = list[tuple[float, StepLoss]](), []
     for left, (number, clips) in zip(reversed(range(len(taken.batches))), taken.batches.items(), strict=True):
         share = feed.tokens([clip.row for clip in clips]) / taken.tokens
         generator = noise_generator(run.config.seed, progress.stage, progress.step, number)
         batch = feed.make_batch(clips, run.config.conditions_of(stage), generator) if clips else feed.blank
         step_loss = gradients.add(batch, generator, share, last=left == 0)
         if clips:
-            clip_losses += step_loss.clip_losses.tolist()
-            metrics.update({name: share * value for name, value in step_loss.metrics.items()})
+            losses.append((share, step_loss))
             batches.append(batch)
-    told = _sum_up(feed, run.ranks.gather((metrics, taken.rows, clip_losses)))
+    told = _sum_up(feed, run.ranks.gather(_of_rank(losses, taken.rows)))
     grad_norm = clip_gradients(training.model, stage.max_grad_norm)
     clip_ids = (clip.clip_id for clips in taken.batches.values() for clip in clips)
     check_finite(told["loss"], grad_norm, progress.total_steps + 1, run.folder.newest_checkpoint(), clip_ids)
@@ -263,6 +262,14 @@ def train_step(run: Run, stage: StageConfig, training: Training, gradients: Grad
     counts = {"samples": taken.samples, "carried_samples": len(plan.carried), "skipped_clips": len(run.skipped)}
     run.log.step(stage.name, progress.total_steps, {**told, **facts, **figures, **counts})
     return progress
+
+
+def _of_rank(losses: Sequence[tuple[float, StepLoss]], rows: list[int]) -> tuple[Counter[str], list[int], list[float]]:
+    """Metrics of the batches of this rank, and losses of their clips: asked for when all are under way, since it waits for them."""
+    metrics = Counter[str]()
+    for share, step_loss in losses:
+        metrics.update({name: share * float(value) for name, value in step_loss.metrics.items()})
+    return metrics, rows, [loss for _, step_loss in losses for loss in step_loss.clip_losses.tolist()]
 
 
 def _sum_up(feed: Feed, parts: Sequence[tuple[Counter[str], list[int], list[float]]]) -> Counter[str]:

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch._dynamo.utils import counters
+from torch.nn.attention import SDPBackend
 
-from training.attention import Kernels, block_mask, rotary, rotary_angles
+from training.attention import Kernels, block_mask, choose_kernels, rotary, rotary_angles
 from training.autoencoding.layers import to_width
 from training.conditions import Conditions, TextFeatures, draw_told
-from training.config import ConditionsConfig, DiTConfig, FlowConfig, VAEConfig
+from training.config import ConditionsConfig, DiTConfig, FlowConfig, TrainError, VAEConfig
 from training.data import Batch, BatchMaker, Clip
 from training.dit import DiT, _from_tokens, _to_tokens, token_positions
 from training.losses import Noisy, make_noisy, noise_generator, velocity_loss
@@ -301,6 +303,44 @@ def test_what_is_recomputed_changes_no_gradient(recompute: str) -> None:
     again = deepcopy(dit)
     again.use(Kernels(), recompute)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(gradients(dit), gradients(again), strict=True))
+
+
+def test_kernels_are_those_named_or_an_error() -> None:
+    cpu, gpu = torch.device("cpu"), torch.device("cuda")
+    assert choose_kernels("math", "float32", cpu).whole == (SDPBackend.MATH,)
+    assert choose_kernels("auto", "bfloat16", cpu) == choose_kernels("flash", "float32", cpu) == Kernels()
+    assert choose_kernels("cudnn", "bfloat16", gpu).whole[0] == SDPBackend.CUDNN_ATTENTION
+    assert choose_kernels("auto", "float32", gpu).whole[0] == choose_kernels("efficient", "float32", gpu).whole[0]
+    assert choose_kernels("flash", "bfloat16", gpu).flex and not choose_kernels("math", "bfloat16", gpu).flex
+    with pytest.raises(TrainError, match="system.attention: cudnn is for cuda devices; say auto, flash or math"):
+        choose_kernels("cudnn", "bfloat16", cpu)
+    with pytest.raises(TrainError, match="flash takes bfloat16 alone; say auto, or system.precision: bfloat16"):
+        choose_kernels("flash", "float32", gpu)
+
+
+@pytest.mark.slow
+def test_compiled_blocks_give_what_blocks_give_and_are_compiled_anew_once() -> None:
+    """For all blocks together, and for every further shape, number of clips and length of text."""
+    eager = DiT(SMALL_DIT, 4, num_tags=1)
+    _awake(eager)
+    compiled = deepcopy(eager)
+    compiled.use(Kernels(), "selective")
+    for block in compiled.blocks:
+        block.compile()
+    counters.clear()
+    graphs = []
+    for count, shape, text in ((2, (3, 4, 4), "a cat"), (3, (2, 6, 6), "two cats"), (4, (5, 4, 2), "a dog that runs")):
+        x, levels = [torch.randn(4, *shape) for _ in range(count)], [torch.rand(shape[0]) for _ in range(count)]
+        both = []
+        for dit in (eager, compiled):
+            dit.zero_grad()
+            told = torch.stack(dit(x, levels, _conditions(count, text)))
+            told.square().mean().backward()
+            both.append((told, *(weight.grad for weight in dit.parameters())))
+        assert all(torch.allclose(ours, theirs, atol=1e-5, rtol=1e-4) for ours, theirs in zip(*both, strict=True))
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs == [1, 2, 2]
+    assert not counters["graph_break"]
 
 
 @torch.no_grad()

@@ -19,16 +19,21 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
+from torch.nn.attention import SDPBackend
 
 from schemas.manifest import write_manifest
 from tests.training.checkpoint_files import assert_equal_tensors
+from training.attention import Attention
 from training.checkpoint import Checkpoints, Progress, list_checkpoints, load_models, load_progress
+from training.conditions import Conditions
 from training.config import StageConfig, TrainConfig, TrainError
+from training.data import Batch
 from training.generate import write_mp4
 from training.guards import Spikes
 from training.log import RunLog
+from training.parallel import Gradients, place
 from training.plan import held_out, plan_run, prepare
-from training.ranks import Ranks
+from training.ranks import Ranks, join_ranks
 from training.runs import load_manifest, make_models
 from training.train import train
 
@@ -281,6 +286,43 @@ def test_wandb_is_told_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             log.step("vae", done + 1, {"loss": 1.0})
     started = sorted(path.name.rpartition("-")[2] for path in (tmp_path / "wandb").glob("offline-run-*"))
     assert started == [(tmp_path / "wandb_id").read_text()] * 2
+
+
+def test_the_dit_and_its_average_compute_as_the_system_says() -> None:
+    config = TrainConfig(**CONFIG, system={"attention": "math", "recompute": "selective", "precision": "bfloat16"})
+    models = make_models(config)
+    for dit in (models["dit"], place(models, config, torch.device("cpu"))["dit"]):
+        assert {block.recompute for block in dit.blocks} == {"selective"}
+        assert {module.kernels.whole for module in dit.modules() if isinstance(module, Attention)} == {(SDPBackend.MATH,)}
+        assert not any(block._compiled_call_impl for block in dit.blocks)
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp"])
+def test_bfloat16_is_of_products_alone(sharding: str) -> None:
+    """Weights, their gradients and what the dit gives are float32, and as without it but for rounding."""
+    batch, device = _latents(), torch.device("cpu")
+    gradients = []
+    for precision in ("float32", "bfloat16"):
+        system = {"precision": precision, "sharding": sharding}
+        config = TrainConfig(**{**CONFIG, "data": {"shapes": CONFIG["data"]["shapes"]}}, system=system)
+        with join_ranks(device, sharding) as ranks:
+            dit = make_models(config)["dit"]
+            for weight in dit.parameters():
+                torch.nn.init.normal_(weight, std=0.1) if not weight.any() else None
+            place(torch.nn.ModuleDict({"dit": dit}), config, device)
+            loss = Gradients(dit, config, device, ranks).add(batch, torch.Generator().manual_seed(0), 1.0, last=True).loss
+            assert loss.dtype == torch.float32
+            found = [weight.grad for weight in dit.parameters()]
+            assert all(each.dtype == torch.float32 for each in found)
+            gradients.append(torch.cat([getattr(each, "_local_tensor", each).flatten() for each in found]))
+    exact, rounded = gradients
+    assert 0 < (exact - rounded).norm() < 0.03 * exact.norm()
+
+
+def _latents() -> Batch:
+    told = Conditions(("a cat", ""), torch.tensor([2.0, 24.0]), torch.zeros(2, 0, dtype=torch.int64))
+    x = tuple(torch.randn(4, 9, 4, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(2))
+    return Batch(x, told, torch.zeros(2, dtype=torch.int64), torch.zeros(2))
 
 
 @pytest.mark.slow
