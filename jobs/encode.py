@@ -67,10 +67,11 @@ def encode(
     from jobs.engines import engine_for
     from jobs.progress import track
     from jobs.runs import RunRecorder
-    from training.config import TrainError, load_config
+    from training.config import load_config
     from training.encoding.latents import begin_cache, plan_encoding
     from training.plan import prepare
     from training.runs import load_manifests, make_models, take_vae
+    from training.settings import TrainError
 
     settings = load_config(config)
     sources = load_manifests(manifest, settings)

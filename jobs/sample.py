@@ -152,7 +152,7 @@ class _Line:
 
 def _settings_of(line: _Line, path: Path, config: "TrainConfig", common: Mapping[str, Any]) -> "SampleSettings":
     """The settings of one sample of many. Raises TrainError that names the line."""
-    from training.config import TrainError
+    from training.settings import TrainError
 
     try:
         return sample_settings(config, {**common, **line.options})
@@ -162,7 +162,7 @@ def _settings_of(line: _Line, path: Path, config: "TrainConfig", common: Mapping
 
 def _lines(path: Path) -> list[_Line]:
     """The samples that a file of JSON lines asks for; empty lines are passed over. Raises TrainError."""
-    from training.config import TrainError
+    from training.settings import TrainError
 
     try:
         texts = path.read_text("utf-8").split("\n")
@@ -188,7 +188,7 @@ def _lines(path: Path) -> list[_Line]:
 
 def _line(number: int, text: str) -> _Line:
     """One line. Raises ValueError."""
-    from training.config import nearest
+    from training.settings import nearest
 
     try:
         options = json.loads(text)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-from training.config import TrainError
+from training.settings import TrainError
 
 _BLOCK = 128  # tokens a side of a block of FlexAttention's mask
 _BY_NAME = {

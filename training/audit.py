@@ -14,8 +14,10 @@ import pyarrow.types as pt
 
 from training.balance import Balance
 from training.balancing.cells import REST, Facet, is_list, is_text, make_facet, text_codes
-from training.config import TargetConfig, TrainConfig, TrainError, nearest
+from training.balancing.targets import TargetConfig
+from training.config import TrainConfig
 from training.divergence import chance_of, expected_js_bits, expected_label_js_bits, js_bits, label_js_bits
+from training.settings import TrainError, nearest
 
 QUANTILE_BINS, MOST_TEXTS = 5, 20
 CHANCE = 1e-4  # one audit of a tag in so many may warn of what was chance

@@ -17,7 +17,8 @@ from training.balancing.certificate import Certificate, find_certificate
 from training.balancing.quotas import BITS, cell_counts, draw_quotas, row_counts
 from training.balancing.raking import Problem, Raked, rake
 from training.balancing.report import Amounts, BalanceReport, make_report
-from training.config import BalanceConfig, TrainError
+from training.balancing.targets import BalanceConfig
+from training.settings import TrainError
 
 MAX_RESIDUAL = 1e-9  # of a share, before rounding
 _SOURCE = "video_id"

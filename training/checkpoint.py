@@ -26,10 +26,10 @@ from torch.distributed.checkpoint.metadata import Metadata
 from torch.distributed.checkpoint.staging import AsyncStager, DefaultStager, StagingOptions
 from torch.distributed.checkpoint.storage import WriteResult
 
-from training.config import TrainError
 from training.guards import Spikes
 from training.packing import PlanState
 from training.ranks import Ranks
+from training.settings import TrainError
 
 _NAME = re.compile(r"step_(\d{8})")
 _PROGRESS, _AVERAGE, _OPTIMIZER = "progress.json", "average.", "optimizer."

@@ -5,14 +5,15 @@ Unknown keys are errors that name the nearest known key. No torch here, so that 
 
 import math
 from dataclasses import asdict
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from training.autoencoding.published import published_vae
+from training.balancing.targets import BalanceConfig
+from training.settings import NotNegative, Positive, PositiveInt, Share, Strict, TrainError
 
 # On resuming. A text encoder or vae may have moved: it is known by its digest.
 _MAY_CHANGE = (
@@ -23,31 +24,10 @@ _MAY_CHANGE = (
 )
 CONTROLS = ("last_frame", "camera", "tracks", "edges", "depth", "keypoints")  # maps on the grid of the latents
 PRESETS = Path(__file__).parent / "presets"
-PositiveInt = Annotated[int, Field(ge=1)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Share = Annotated[float, Field(ge=0, le=1)]
 Solver = Literal["euler", "heun", "adams_bashforth"]
 
 
-class TrainError(Exception):
-    """A training run or sample that could not be made, for a reason its user can act on: one line that says how."""
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keys_are_known(cls, given: Any) -> Any:
-        if isinstance(given, dict):
-            for key in given:
-                if key not in cls.model_fields:
-                    raise ValueError(f"unknown key {key!r}; {nearest(str(key), cls.model_fields)}")
-        return given
-
-
-class ShapesConfig(_Strict):
+class ShapesConfig(Strict):
     """In what shape clips are trained: each keeps its aspect ratio and, up to a maximum, its length."""
 
     areas: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(((96, 56),), min_length=1)  # as width x height in pixels
@@ -56,7 +36,7 @@ class ShapesConfig(_Strict):
     fps: Literal["native"] | Positive = 8.0  # a slower clip stays at its own rate; the dit is told the rate of each
 
 
-class DataConfig(_Strict):
+class DataConfig(Strict):
     """Which frames of a clip are seen, and in what shape."""
 
     shapes: ShapesConfig = ShapesConfig()
@@ -69,130 +49,21 @@ class DataConfig(_Strict):
     workers: Annotated[int, Field(ge=0)] = 0  # processes that read ahead, on each rank; 0 reads in the trainer itself
 
 
-class TargetConfig(_Strict):
-    """Wanted shares over the values of one tag, or over the combinations of several (a joint).
-
-    Exactly one of three says what is wanted. `shares` sum to 1 with `null_share`: a mapping by value for text ("*" is every
-    value not named), a list by bin for numbers, and for a joint nested in the order of `tags`; a number where a nested level
-    could stand holds for all below it. `label_shares` are for a tag with several labels to a clip, in a list column or in
-    text with a `separator`: each is the share that carries the label, whatever else it carries. `temper` takes the natural
-    frequencies to the power 1 / temper: 2 or "sqrt" weighs by 1 / sqrt(n), .inf asks for equal shares.
-    """
-
-    tag: str | None = None
-    tags: tuple[str, ...] = ()
-    edges: tuple[float, ...] | dict[str, tuple[float, ...]] | None = None  # ascending: bins (-inf, e0), [e0, e1), ...; of a joint by tag
-    shares: dict[str, Any] | tuple[Any, ...] | None = None
-    label_shares: dict[str, Share] | None = None
-    temper: Literal["sqrt"] | Annotated[float, Field(ge=1)] | None = None
-    separator: Annotated[str, Field(min_length=1)] | None = None
-    null_share: Share | None = None  # of clips without a value: by default 0 with shares, as it is with temper, free with label_shares
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        return self.tags if self.tag is None else (self.tag,)
-
-    @property
-    def has_labels(self) -> bool:
-        return self.label_shares is not None or self.separator is not None
-
-    def edges_of(self, column: str) -> tuple[float, ...] | None:
-        """The edges of a numeric tag; None for text."""
-        return self.edges.get(column) if isinstance(self.edges, dict) else self.edges
-
-    @model_validator(mode="after")
-    def _adds_up(self) -> "TargetConfig":
-        if (self.tag is None) == (not self.tags):
-            raise ValueError("a target needs either tag, or tags for a joint")
-        if len(set(self.tags)) < len(self.tags):
-            raise ValueError("tags must differ")
-        if sum(wish is not None for wish in (self.shares, self.label_shares, self.temper)) != 1:
-            raise ValueError("a target needs exactly one of shares, label_shares and temper")
-        if self.has_labels and (self.tags or self.edges is not None or self.shares is not None):
-            raise ValueError("a tag with several labels stands alone, without edges, and has label_shares or temper")
-        self._check_edges()
-        if self.shares is not None:
-            total = math.fsum([*_leaf_shares(self.shares, [self.edges_of(column) for column in self.columns]), self.null_share or 0])
-            if not math.isclose(total, 1.0, abs_tol=1e-6):
-                raise ValueError(f"shares and null_share must sum to 1, not {total:g}")
-        return self
-
-    def _check_edges(self) -> None:
-        if isinstance(self.edges, dict):
-            for column in self.edges:
-                if column not in self.tags:
-                    raise ValueError(f"edges of {column!r}, which is not in tags; {nearest(column, self.columns)}")
-        elif self.edges is not None and self.tags:
-            raise ValueError("edges of a joint are a mapping by tag")
-        for column in self.columns:
-            edges = self.edges_of(column)
-            if edges is not None and (list(edges) != sorted(set(edges)) or not edges or not all(map(math.isfinite, edges))):
-                raise ValueError("edges must ascend")
-
-
-def _leaf_shares(shares: Any, axes: list[tuple[float, ...] | None]) -> list[float]:
-    """All shares of a nested mapping, checked against the edges of each axis."""
-    if isinstance(shares, (int, float)) and not isinstance(shares, bool):
-        if not 0 <= shares <= 1:
-            raise ValueError(f"a share is from 0 to 1, not {shares:g}")
-        return [float(shares)]
-    if not axes or not isinstance(shares, (dict, list, tuple)):
-        raise ValueError(f"a share is a number, not {shares!r}")
-    if isinstance(shares, dict) == (axes[0] is not None):
-        raise ValueError("shares is a mapping for a string tag; a numeric one needs edges and a list")
-    if axes[0] is not None and len(shares) != len(axes[0]) + 1:
-        raise ValueError(f"{len(axes[0])} edges make {len(axes[0]) + 1} bins; shares has {len(shares)}")
-    if not isinstance(shares, dict):
-        return [leaf for part in shares for leaf in _leaf_shares(part, axes[1:])]
-    if wrong := [key for key in shares if not isinstance(key, str)]:
-        raise ValueError(f"a value of a string tag must be text; quote {wrong[0]!r}")
-    return [leaf for part in shares.values() for leaf in _leaf_shares(part, axes[1:])]
-
-
-class BalanceConfig(_Strict):
-    """Wanted distributions of tags. One target may stand without the list: its keys are then those of the balance itself."""
-
-    targets: tuple[TargetConfig, ...]
-    unit: Literal["clips", "seconds", "tokens"] = "clips"  # what shares are shares of
-    max_repeats: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 4.0  # of one clip in one epoch
-    # Of one source (video_id): its clips together in one epoch, by what they hold together. A mean over the source, so it
-    # caps a source whatever its length, and no source is ever denied its natural share.
-    max_source_repeats: Annotated[float, Field(ge=1, allow_inf_nan=False)] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _one_target_is_a_list(cls, given: Any) -> Any:
-        if not isinstance(given, dict) or "targets" in given:
-            return given
-        known = [*cls.model_fields, *TargetConfig.model_fields]
-        for key in given:
-            if key not in known:
-                raise ValueError(f"unknown key {key!r}; {nearest(str(key), known)}")
-        target = {key: value for key, value in given.items() if key in TargetConfig.model_fields}
-        return {"targets": [target], **{key: value for key, value in given.items() if key not in target}}
-
-    @model_validator(mode="after")
-    def _has_targets(self) -> "BalanceConfig":
-        if not self.targets:
-            raise ValueError("targets must not be empty; leave balance out to see every clip once")
-        return self
-
-
-class PerceptualConfig(_Strict):
+class PerceptualConfig(Strict):
     """LPIPS beside the mean absolute error, on a few frames of each clip."""
 
     weights: str  # a file of LPIPS weights, or a folder that holds one
     weight: Positive = 0.1
 
 
-class AdversarialConfig(_Strict):
+class AdversarialConfig(Strict):
     """A critic of reconstructions, trained beside the vae."""
 
     weight: Positive = 0.05
     widths: tuple[PositiveInt, ...] = Field((32, 64, 128), min_length=1)  # each halves the picture, and each but the first time
 
 
-class VAEConfig(_Strict):
+class VAEConfig(Strict):
     """The causal 3D autoencoder. Pixels are folded into channels; then each further width halves time or space."""
 
     latent_channels: PositiveInt = 16
@@ -250,7 +121,7 @@ class VAEConfig(_Strict):
         return self
 
 
-class TextConfig(_Strict):
+class TextConfig(Strict):
     """What reads the texts for the dit."""
 
     encoder: str | None = None  # a folder of one for transformers or open_clip, which stays as it is; none: one over bytes, trained along
@@ -267,7 +138,7 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class DiTConfig(_Strict):
+class DiTConfig(Strict):
     """The diffusion transformer. A `size` sets the keys that are not given themselves."""
 
     size: Literal["tiny", "150M", "1.3B", "5B", "14B"] | None = None
@@ -300,7 +171,7 @@ class DiTConfig(_Strict):
         return self
 
 
-class ConditionsConfig(_Strict):
+class ConditionsConfig(Strict):
     """Of how many clips, drawn anew each time the dit is told each condition: a share. 0 is never: what no stage tells, it cannot take."""
 
     text: Share = 0.9
@@ -323,14 +194,14 @@ class ConditionsConfig(_Strict):
         return self
 
 
-class ControlsConfig(_Strict):
+class ControlsConfig(Strict):
     """What control maps are made with."""
 
     depth: str | None = None  # the folder of a transformers model for depth, and of one for poses
     keypoints: str | None = None
 
 
-class CarryConfig(_Strict):
+class CarryConfig(Strict):
     """What a stage takes over from the stage before, where that trained the same model."""
 
     weights: Literal["average", "last"] = "average"  # to begin with: the averaged (EMA) ones, or those of the last step
@@ -338,7 +209,7 @@ class CarryConfig(_Strict):
     optimizer: Literal["restart", "keep"] = "restart"  # its moments
 
 
-class FlowConfig(_Strict):
+class FlowConfig(Strict):
     """Distribution of the noise level t in training, and its shift."""
 
     logit_mean: float = 0.0
@@ -347,7 +218,7 @@ class FlowConfig(_Strict):
     shift_base_tokens: PositiveInt | None = None  # clips of n tokens: shift * sqrt(n / shift_base_tokens); none: all of them shift
 
 
-class StageConfig(_Strict):
+class StageConfig(Strict):
     """One stage trains one model on data of its own or of the run; what it takes over is in `carry`."""
 
     name: str
@@ -372,7 +243,7 @@ class StageConfig(_Strict):
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.98
 
 
-class SampleConfig(_Strict):
+class SampleConfig(Strict):
     """The sample videos a run makes of itself. Zero `every_steps`: only the one at the end."""
 
     prompt: str = ""
@@ -394,14 +265,14 @@ class SampleConfig(_Strict):
         return self
 
 
-class AuditConfig(_Strict):
+class AuditConfig(Strict):
     """How often a run compares the tags of what it was really trained on with the plan. Zero `every_steps`: never."""
 
     every_steps: Annotated[int, Field(ge=0)] = 50  # of a stage, and at its end
     tags: tuple[str, ...] = ()  # columns of the manifest beside those of the balance and data.condition_tags
 
 
-class HeldOutConfig(_Strict):
+class HeldOutConfig(Strict):
     """Videos that are never trained on, to measure the loss on with averaged weights. Zero `share`: none."""
 
     share: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of all videos, with all of their clips
@@ -409,7 +280,7 @@ class HeldOutConfig(_Strict):
     clips: PositiveInt = 32  # that are measured each time, always the same
 
 
-class SystemConfig(_Strict):
+class SystemConfig(Strict):
     """What computes, and how. None of it changes what is learned but for rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: cuda where there is one
@@ -420,7 +291,7 @@ class SystemConfig(_Strict):
     attention: Literal["auto", "flash", "cudnn", "efficient", "math"] = "auto"
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """A whole run."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
@@ -559,12 +430,6 @@ def changed_keys(old: TrainConfig, new: TrainConfig) -> list[str]:
     before, after = _leaves(old.model_dump(mode="json")), _leaves(new.model_dump(mode="json"))
     keys = [key for key in dict.fromkeys([*before, *after]) if key not in _MAY_CHANGE]
     return [f"{key}: {before.get(key)} -> {after.get(key)}" for key in keys if before.get(key) != after.get(key)]
-
-
-def nearest(name: str, known: Any) -> str:
-    """Half a sentence that helps with a misspelled name."""
-    close = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known) or 'none'}"
 
 
 def _leaves(value: Any, key: str = "") -> dict[str, Any]:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from curation.frames import MediaError
 from training.conditions import Conditions, TextFeatures, draw_told
-from training.config import ConditionsConfig, DataConfig, TrainError
+from training.config import ConditionsConfig, DataConfig
 from training.pixels import Window, read_windows, window_of
 from training.sampler import Sampler
+from training.settings import TrainError
 from training.shapes import Shape, Shapes
 from training.texts import choose_text
 

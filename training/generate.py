@@ -17,13 +17,14 @@ from torch import Tensor, nn
 
 from training.checkpoint import load_average, load_models, load_progress
 from training.conditions import Conditions, TextFeatures
-from training.config import Solver, TrainConfig, TrainError, load_config, nearest
+from training.config import Solver, TrainConfig, load_config
 from training.controls.source import last_frame_map
 from training.encoding.text_features import EncodedTexts, TextSource
 from training.flow import guidance_at, guided, point_on_path, shift_of, solve, step_times
 from training.parallel import moved
 from training.pixels import to_pixels, to_tensor
 from training.runs import RunFolder, check_vae, make_models, reopen_text_encoder
+from training.settings import TrainError, nearest
 from training.shapes import fitting, largest, token_of
 from training.steering import Steered, Steering, check_steering
 from training.tag_bins import UNKNOWN, bin_of

@@ -5,7 +5,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.config import StageConfig, TrainError
+from training.config import StageConfig
+from training.settings import TrainError
 
 _WARMUP_UPDATES = 10  # of which the mean norm is learned before anything is skipped
 _DECAY = 0.95  # of the mean, for each update

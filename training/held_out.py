@@ -10,12 +10,13 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from training.config import StageConfig, TrainConfig, TrainError
+from training.config import StageConfig, TrainConfig
 from training.data import Batch, Clip, ClipSource, Wanted
 from training.losses import batch_loss, noise_generator
 from training.parallel import autocast, moved
 from training.plan import Prepared
 from training.ranks import Ranks
+from training.settings import TrainError
 from training.shapes import plan_shapes, token_of
 
 _STAGE = -1  # in place of a stage's number: noise of no step

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 
 from training.autoencoding.pretrained import AnyVAE, PretrainedVAE
-from training.config import DataConfig, TrainConfig, TrainError
+from training.config import DataConfig, TrainConfig
 from training.data import Clip, ClipSource, Memory, Order, SkippedClip
 from training.encoding.cache import Cache, key_of
 from training.pixels import Window, to_tensor, window_of
 from training.plan import Prepared, shapes_of
+from training.settings import TrainError
 from training.shapes import Shape, Shapes
 from training.vae import VAE
 

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from training.config import TrainError
 from training.data import Clip, ClipSource, Order, Read, Wanted
 from training.packing import Planner, PlanState
 from training.ranks import Ranks
+from training.settings import TrainError
 
 _ALIGN = 16  # bytes, of the largest number there may be
 _AHEAD = 2  # steps that each worker reads before they are asked for

@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from training.audit import FacetAudit, describe
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
+from training.settings import TrainError
 
 _BRIEF = ("loss", "held_out_loss", "psnr_db", "lr", "grad_norm", "samples_per_s", "mfu")
 

@@ -20,10 +20,11 @@ from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from training.attention import choose_kernels
-from training.config import SystemConfig, TrainConfig, TrainError
+from training.config import SystemConfig, TrainConfig
 from training.data import Batch
 from training.losses import StepLoss, batch_loss
 from training.ranks import Ranks
+from training.settings import TrainError
 
 Value = TypeVar("Value")
 # Its outputs are changed by nobody.

@@ -13,10 +13,12 @@ import pyarrow as pa
 from schemas.manifest import Manifest
 from training.balance import Balance, plan_balance
 from training.balancing.report import BalanceReport
-from training.config import BalanceConfig, StageConfig, TrainConfig, TrainError
+from training.balancing.targets import BalanceConfig
+from training.config import StageConfig, TrainConfig
 from training.fullness import Batching, find_fuller
 from training.packing import Loads, Planner, PlanState, make_planner
 from training.sampler import Sampler, make_sampler
+from training.settings import TrainError
 from training.shapes import Shapes, elongated, plan_shapes, token_of
 from training.texts import has_texts
 

@@ -10,7 +10,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
+from training.settings import TrainError
 
 Value = TypeVar("Value")
 

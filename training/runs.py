@@ -19,11 +19,12 @@ from training.autoencoding.perceptual import Perceptual
 from training.autoencoding.pretrained import PretrainedVAE, make_vae
 from training.autoencoding.preview import open_preview
 from training.checkpoint import list_checkpoints, load_part, load_progress
-from training.config import TrainConfig, TrainError, changed_keys, dump_config, load_config
+from training.config import TrainConfig, changed_keys, dump_config, load_config
 from training.controls.source import told_channels
 from training.dit import DiT
 from training.encoding.text_features import AnyTextEncoder, open_text_encoder
 from training.plan import Manifests, Prepared, distinct
+from training.settings import TrainError
 
 _FREE = ("vae.kl_weight", "vae.weights", "vae.perceptual", "vae.adversarial")  # do not change what a vae is
 

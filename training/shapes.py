@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from training.config import ShapesConfig, TrainConfig, TrainError
+from training.config import ShapesConfig, TrainConfig
+from training.settings import TrainError
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import TrainConfig, TrainError, nearest
+from training.config import TrainConfig
 from training.controls.camera import Camera, camera_from, camera_map
 from training.controls.extract import Extractor
 from training.controls.source import grid_of
 from training.controls.tracks import Tracks, parse_track, tracks_map
+from training.settings import TrainError, nearest
 from training.videos import read_video
 
 MOVES = ("pan", "tilt", "zoom", "roll")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from training.config import TrainError
+from training.settings import TrainError
 
 
 class Stopped(TrainError):

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.types as pt
 
-from training.config import TrainError, nearest
+from training.settings import TrainError, nearest
 
 UNKNOWN = 0  # the bin of null, and of a condition that is dropped; the others count from 1
 

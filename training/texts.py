@@ -7,7 +7,8 @@ from typing import Any, Generic, TypeVar
 import pyarrow as pa
 import pyarrow.types as pt
 
-from training.config import DataConfig, TrainError, nearest
+from training.config import DataConfig
+from training.settings import TrainError, nearest
 
 _MIX = "captions"
 _LENGTHS = tuple(DataConfig().caption_lengths)

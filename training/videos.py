@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from curation.frames import MediaError, Picture, decode, open_media, rgb, video_stream
-from training.config import TrainError
 from training.pixels import resize
+from training.settings import TrainError
 
 
 def picture_size(path: Path) -> tuple[int, int]:

@@ -15,8 +15,9 @@ import pyarrow as pa
 
 from training.balance import plan_balance
 from training.balancing.cells import group_cells, make_facet
-from training.config import BalanceConfig, TrainError
+from training.balancing.targets import BalanceConfig
 from training.sampler import make_sampler
+from training.settings import TrainError
 
 TEXT_TAGS = {"motion_camera": 8, "content_scene": 17, "content_subject": 13, "naturalness_source_class": 7}
 LABELS = ["gray", "red", "green", "blue", "brown", "orange", "white", "black"]

@@ -17,7 +17,7 @@ from schemas.manifest import write_manifest
 from tests.benchmarks.kill_and_rerun import ROOT
 from tests.training.test_training_run import CLIPS, _row
 from tests.training.tiny_encoders import tiny_encoder
-from training.config import TrainError
+from training.settings import TrainError
 
 VIDEOS = ("gen_latte_b421.mp4", "videoxfun_pose.mp4")
 WANTED = 8  # two captioners' short text and a long one of each clip, the prompt, and the empty text

@@ -10,10 +10,11 @@ from scipy.stats import binom
 
 from training.audit import Audit, FacetAudit, Tally, describe, make_audit
 from training.balance import plan_balance
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.divergence import chance_of, expected_js_bits, expected_label_js_bits, js_bits, label_js_bits
 from training.packing import BucketPlanner, Loads, PlanState
 from training.sampler import Sampler, make_sampler
+from training.settings import TrainError
 
 STAGES = [{"name": "a", "model": "vae", "steps": 1}]
 

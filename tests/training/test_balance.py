@@ -10,7 +10,8 @@ from scipy.optimize import linprog
 
 from training.balance import Balance, InfeasibleBalanceError, plan_balance
 from training.balancing.report import ValueReport
-from training.config import BalanceConfig, TrainError
+from training.balancing.targets import BalanceConfig
+from training.settings import TrainError
 
 ROWS = pa.table(
     {

@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import TrainError
 from training.encoding.cache import Cache, key_of, write_shard
+from training.settings import TrainError
 
 
 def test_what_is_written_is_found_in_any_shard_and_process(tmp_path: Path) -> None:

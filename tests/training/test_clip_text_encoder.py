@@ -15,13 +15,14 @@ from torch import Tensor
 
 from tests.labeling.clip_model import CONFIG, write_clip
 from tests.training.tiny_encoders import tiny_encoder
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.encoding.cache import Cache
 from training.encoding.clip_text_encoder import ClipTextEncoder
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.encoding.text_features import CachedTexts, open_encoder, open_text_encoder, text_key
 from training.encoding.texts import TextJob, begin_text_cache, run_texts
 from training.runs import make_models
+from training.settings import TrainError
 
 TEXTS = ("a man flips a pancake", "", "Dogs!", "clouds over mountains, " * 40)
 

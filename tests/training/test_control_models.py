@@ -15,12 +15,12 @@ from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
 from tests.training.known_motion import filmed, plain, scene, with_shape
 from tests.training.tiny_picture_models import tiny_depth, tiny_keypoints
-from training.config import TrainError
 from training.controls.depth import DepthModel, depth_map
 from training.controls.extract import Extractor, control_channels
 from training.controls.grid import Grid, as_float
 from training.controls.keypoints import KeypointModel, Poses, keypoint_map, skeletons
 from training.encoding.folders import folder_digest
+from training.settings import TrainError
 
 GRID = Grid(time_factor=4, space_factor=8)
 

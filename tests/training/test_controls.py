@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from tests.training.known_motion import centers, filmed, plain, scene, with_shape
-from training.config import TrainError
 from training.controls.camera import PAN_SCALE, ZOOM_SCALE, Camera, camera_from, camera_map, estimate_camera
 from training.controls.edges import edge_frames, edges
 from training.controls.extract import CONTROLS, Extractor, control_channels
 from training.controls.grid import Grid, as_float, as_levels, fold_frames
 from training.controls.tracks import CELLS_SCALE, Tracks, extract_tracks, parse_track, tracks_map
+from training.settings import TrainError
 
 GRID = Grid(time_factor=4, space_factor=8)
 

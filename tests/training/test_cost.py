@@ -15,13 +15,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from schemas.manifest import read_manifest, write_manifest
 from tests.training.tiny_encoders import tiny_encoder
 from training.attention import Kernels
-from training.config import TextConfig, TrainConfig, TrainError
+from training.config import TextConfig, TrainConfig
 from training.dit import DiT
 from training.forecast.cost import RunCost, _loss, count_flops, encode, make_batch, make_pixels, run_cost, train_flops, train_memory
 from training.forecast.devices import device_of
 from training.forecast.timing import estimate_time, measure_time
 from training.plan import PlannedRun, PlannedStage, plan_run
 from training.runs import make_models
+from training.settings import TrainError
 
 PACKED = {"name": "packed", "model": "dit", "steps": 9, "batching": "packed", "max_tokens": 300, "micro_batches": 4}
 CONFIG = TrainConfig(

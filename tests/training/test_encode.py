@@ -13,13 +13,14 @@ from curation.frames import MediaError
 from schemas.manifest import read_manifest, write_manifest
 from schemas.records import FailureCode
 from tests.video import write_video
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.data import SkippedClip
 from training.encoding.cache import Cache
 from training.encoding.latents import Encoding, begin_cache, plan_encoding, run_encoding
 from training.latents import CachedLatents, check_latents, encode, encoder_digest, latent_key
 from training.pixels import Window, read_windows, window_of
 from training.plan import Prepared, prepare, shapes_of
+from training.settings import TrainError
 from training.shapes import Shape
 from training.vae import VAE
 

@@ -16,7 +16,7 @@ from tests.training.checkpoint_files import assert_equal_tensors
 from tests.training.test_training_run import CLIPS, CONFIG, _row
 from tests.training.tiny_encoders import tiny_encoder
 from training.checkpoint import list_checkpoints, load_models
-from training.config import TrainConfig, TrainError, load_config
+from training.config import TrainConfig, load_config
 from training.encoding.cache import Cache
 from training.encoding.latents import begin_cache, plan_encoding, run_encoding
 from training.encoding.text_encoder import FrozenTextEncoder
@@ -26,6 +26,7 @@ from training.generate import default_settings, open_generator, write_sample
 from training.pixels import read_windows
 from training.plan import prepare
 from training.runs import load_manifest, make_models, take_vae
+from training.settings import TrainError
 from training.train import train
 
 VIDEOS = ("gen_latte_b421.mp4", "videoxfun_pose.mp4", "lhotse_bbb_small.mp4")

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from tests.video import write_video
 from training.conditions import Conditions
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.generate import Generator, SampleSettings, check_settings, default_settings, write_sample
+from training.settings import TrainError
 from training.steering import Steering
 from training.videos import read_image, read_video
 

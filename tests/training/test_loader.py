@@ -18,12 +18,13 @@ import pytest
 
 from tests.video import write_video
 from training.balance import plan_balance
-from training.config import DataConfig, ShapesConfig, TrainError
+from training.config import DataConfig, ShapesConfig
 from training.data import ClipSource, Order, Pixels
 from training.loader import LoadedStep, load_steps
 from training.packing import BucketPlanner, Loads, PackPlanner, PlanState
 from training.ranks import Ranks
 from training.sampler import make_sampler
+from training.settings import TrainError
 from training.shapes import Token, plan_shapes
 
 STEPS = 6

@@ -15,10 +15,11 @@ from torch.nn.attention import SDPBackend
 from training.attention import Kernels, block_mask, choose_kernels, rotary, rotary_angles
 from training.autoencoding.layers import to_width
 from training.conditions import Conditions, TextFeatures, draw_told
-from training.config import ConditionsConfig, DiTConfig, FlowConfig, TrainError, VAEConfig
+from training.config import ConditionsConfig, DiTConfig, FlowConfig, VAEConfig
 from training.data import Batch, BatchMaker, Clip
 from training.dit import DiT, _from_tokens, _to_tokens, token_positions
 from training.losses import Noisy, make_noisy, noise_generator, velocity_loss
+from training.settings import TrainError
 from training.tag_bins import UNKNOWN
 from training.text_reader import to_bytes
 from training.vae import VAE, vae_loss
@@ -399,7 +400,17 @@ def test_each_condition_is_told_of_its_share_of_clips() -> None:
     told = draw_told(mix, [3] * 4000 + [1] * 4000, 2, torch.Generator().manual_seed(0))
     shares = {"text": told.text, "fps": told.fps, "tags": told.tags, **told.controls}
     found = {name: float(each.float().mean()) for name, each in shares.items()}
-    wanted = {"text": 0.8, "tags": 0.5, "fps": 0.3, "camera": 0.7, "edges": 0.1, "last_frame": 0.25, "tracks": 0, "depth": 0, "keypoints": 0}
+    wanted = {
+        "text": 0.8,
+        "tags": 0.5,
+        "fps": 0.3,
+        "camera": 0.7,
+        "edges": 0.1,
+        "last_frame": 0.25,
+        "tracks": 0,
+        "depth": 0,
+        "keypoints": 0,
+    }
     assert found == pytest.approx(wanted, abs=0.02)
     videos, images = told.known_frames.split(4000)
     assert (images == 0).all() and not told.controls["last_frame"][4000:].any()

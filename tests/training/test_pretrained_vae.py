@@ -16,7 +16,7 @@ from tests.training.test_training_run import CLIPS, CONFIG, _row
 from training.autoencoding.pretrained import make_vae
 from training.autoencoding.preview import PreviewDecoder, open_preview
 from training.checkpoint import list_checkpoints
-from training.config import TrainConfig, TrainError, VAEConfig, load_config
+from training.config import TrainConfig, VAEConfig, load_config
 from training.encoding.cache import Cache
 from training.encoding.latents import begin_cache, plan_encoding, run_encoding
 from training.forecast.cost import run_cost
@@ -25,6 +25,7 @@ from training.latents import encode
 from training.pixels import read_windows
 from training.plan import plan_run, prepare
 from training.runs import load_manifest
+from training.settings import TrainError
 from training.train import train
 
 FAMILIES = {

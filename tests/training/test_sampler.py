@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from training.balance import Balance, plan_balance
 from training.balancing.quotas import cell_counts, draw_quotas, sorted_counts
-from training.config import BalanceConfig
+from training.balancing.targets import BalanceConfig
 from training.sampler import Sampler, make_sampler
 
 

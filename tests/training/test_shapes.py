@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from training.config import ShapesConfig, TrainError, load_config
+from training.config import ShapesConfig, load_config
+from training.settings import TrainError
 from training.shapes import Token, elongated, fit_sides, largest, plan_shapes, token_of
 
 TOKEN = Token(8, 4)

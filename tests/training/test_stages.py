@@ -17,9 +17,10 @@ from schemas.manifest import write_manifest
 from tests.training.checkpoint_files import assert_equal_tensors, tensors_of
 from tests.video import write_video
 from training.checkpoint import list_checkpoints, load_progress
-from training.config import DiTConfig, TrainConfig, TrainError, dump_config, load_config
+from training.config import DiTConfig, TrainConfig, dump_config, load_config
 from training.controls.source import told_channels
 from training.dit import DiT
+from training.settings import TrainError
 from training.train import train
 
 FRAMES, WIDTH, HEIGHT, FPS = 9, 64, 32, 8

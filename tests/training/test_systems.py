@@ -26,7 +26,7 @@ from tests.training.checkpoint_files import assert_equal_tensors
 from training.attention import Attention
 from training.checkpoint import Checkpoints, Progress, list_checkpoints, load_models, load_progress
 from training.conditions import Conditions
-from training.config import StageConfig, TrainConfig, TrainError
+from training.config import StageConfig, TrainConfig
 from training.data import Batch
 from training.generate import write_mp4
 from training.guards import Spikes
@@ -35,6 +35,7 @@ from training.parallel import Gradients, place
 from training.plan import held_out, plan_run, prepare
 from training.ranks import Ranks, join_ranks
 from training.runs import load_manifest, make_models
+from training.settings import TrainError
 from training.train import train
 
 FPS, FRAMES, VIDEOS, UNREADABLE = 8.0, 9, 6, 8  # the only clip of its batch

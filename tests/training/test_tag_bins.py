@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from training.config import TrainError
+from training.settings import TrainError
 from training.tag_bins import UNKNOWN, bin_of, tag_bins, tag_quantiles
 
 

@@ -19,12 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from schemas.manifest import read_manifest, write_manifest
 from tests.training.tiny_encoders import WIDTH, tiny_encoder, write_t5_tokenizer
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.encoding.cache import Cache
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.encoding.text_features import CachedTexts, EncodedTexts, check_texts, open_texts, text_key, wanted_texts
 from training.encoding.texts import TextEncoding, begin_text_cache, plan_texts, run_texts
 from training.plan import Prepared, prepare
+from training.settings import TrainError
 from training.texts import choose_text
 
 TEXTS = ("a man flips a pancake", "", "dogs", "clouds over mountains, " * 40)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from training.balance import plan_balance
-from training.config import DataConfig, TrainError
+from training.config import DataConfig
 from training.sampler import make_sampler
+from training.settings import TrainError
 from training.texts import choose_text, has_texts, pick
 
 LENGTHS = DataConfig().caption_lengths

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from training.config import PRESETS, TrainError, changed_keys, dump_config, load_config
+from training.config import PRESETS, changed_keys, dump_config, load_config
+from training.settings import TrainError
 
 STAGES = [{"name": "a", "model": "vae", "steps": 1}, {"name": "b", "model": "dit", "steps": 1}]
 

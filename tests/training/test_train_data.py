@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from tests.video import write_video
 from training.balance import plan_balance
-from training.config import DataConfig, ShapesConfig, TrainError
+from training.config import DataConfig, ShapesConfig
 from training.data import ClipSource, Order, Pixels, SkippedClip, Wanted
 from training.pixels import Window, read_windows, resize, to_pixels, to_tensor, window_of
 from training.sampler import make_sampler
+from training.settings import TrainError
 from training.shapes import Shape, Shapes, Token, plan_shapes
 
 

@@ -21,9 +21,9 @@ from curation.frames import decode, open_media, video_stream
 from schemas.manifest import write_manifest
 from tests.training.checkpoint_files import assert_equal_tensors, tensors_of
 from training.checkpoint import list_checkpoints
-from training.config import TrainError
 from training.generate import default_settings, open_generator, write_sample
 from training.ranks import Ranks
+from training.settings import TrainError
 from training.steering import Steering
 from training.train import train
 

@@ -20,9 +20,10 @@ from tests.training.test_training_run import CLIPS, CONFIG, _row
 from training.autoencoding.critic import Critic, critic_loss
 from training.autoencoding.perceptual import Perceptual, _read
 from training.checkpoint import list_checkpoints
-from training.config import AdversarialConfig, PerceptualConfig, TrainError, VAEConfig
+from training.config import AdversarialConfig, PerceptualConfig, VAEConfig
 from training.latents import encoder_digest
 from training.pixels import read_windows, to_tensor, window_of
+from training.settings import TrainError
 from training.shapes import Shape
 from training.train import train
 from training.vae import VAE, vae_loss

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from safetensors.numpy import load_file
 from torch import Tensor, nn
 
-from training.config import TrainError
+from training.settings import TrainError
 
 _FILES = ("alexnet.ckpt", "vgg16.ckpt", "lpips.safetensors")  # looked for in a folder, in this order
 _ARRAYS = {("multiarray", "_reconstruct"), ("numpy", "ndarray"), ("numpy", "dtype")}

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
 from training.autoencoding.published import CONFIG, WEIGHTS, published_vae
-from training.config import TrainError, VAEConfig
+from training.config import VAEConfig
+from training.settings import TrainError
 from training.vae import VAE, Posterior
 
 _OVERLAP = 4  # tiles and chunks share a fourth of a side with the next, where diffusers blends them

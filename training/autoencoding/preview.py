@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
+from training.settings import TrainError
 
 _GROWS, _BLOCKS_EACH = (7, 13, 19), 3  # places in `decoder` of the layers that make several frames of one
 

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as pt
 
-from training.config import TargetConfig, TrainError, nearest
+from training.balancing.targets import TargetConfig
+from training.settings import TrainError, nearest
 
 MAX_VALUES = 3000  # of one target; the dual of raking has as many unknowns
 MAX_LABELS = 62

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from training.config import TrainError, nearest
 from training.controls import camera, keypoints, tracks
 from training.controls.camera import camera_map, estimate_camera
 from training.controls.depth import DepthModel, depth_map
@@ -16,6 +15,7 @@ from training.controls.edges import edges
 from training.controls.grid import Grid
 from training.controls.keypoints import KeypointModel, keypoint_map
 from training.controls.tracks import extract_tracks, tracks_map
+from training.settings import TrainError, nearest
 
 MOST_TRACKS = 8  # of a clip; how many is drawn from 1 on, so that a user's single stroke is as usual as many
 

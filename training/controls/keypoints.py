@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.config import TrainError
 from training.controls.grid import LEVELS, Grid, fold_frames
 from training.encoding.folders import check_folder, folder_digest, load_config, load_network, load_processor
+from training.settings import TrainError
 
 KEY = "controls.keypoints"
 PICTURE_CHANNELS = 3

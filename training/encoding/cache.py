@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from training.config import TrainError
+from training.settings import TrainError
 
 _FAILURES = "failures"
 _MOST_OPEN = 64  # shards; each is a mapping of its file

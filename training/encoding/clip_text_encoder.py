@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import TrainError
 from training.encoding.text_encoder import check_length, files_digest, one_line
+from training.settings import TrainError
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 _PARTS = ("token_embedding.", "positional_embedding", "transformer.", "ln_final.")  # of the weights, those that make features

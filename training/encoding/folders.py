@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from training.config import TrainError
+from training.settings import TrainError
 
 MODEL_KINDS = (".json", ".safetensors")  # suffixes of what makes a model of pictures: configs and weights
 _WHOLE = "take all files of the model as it is published for transformers"

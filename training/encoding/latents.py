@@ -18,11 +18,12 @@ from torch import Tensor
 
 from curation.frames import MediaError
 from training.autoencoding.pretrained import AnyVAE, make_vae
-from training.config import StageConfig, TrainConfig, TrainError, VAEConfig
+from training.config import StageConfig, TrainConfig, VAEConfig
 from training.encoding.cache import Cache, write_shard
 from training.latents import encode, encoder_digest, latents_folder, windows_by_key
 from training.pixels import Window
 from training.plan import Prepared, distinct, shapes_of
+from training.settings import TrainError
 from training.shapes import Shape
 
 DTypeName = Literal["float32", "float16", "bfloat16"]

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.config import TrainError
+from training.settings import TrainError
 
 # Of the folder's files those that make features: its config, what its tokenizer is made of, and weights.
 _KINDS = (".json", ".txt", ".model", ".bpe", ".vocab", ".tiktoken", ".safetensors")

@@ -7,13 +7,14 @@ from pathlib import Path
 import pyarrow as pa
 from torch import Tensor
 
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.data import Memory
 from training.encoding.cache import Cache, key_of
 from training.encoding.clip_text_encoder import CONFIG as CLIP_CONFIG
 from training.encoding.clip_text_encoder import ClipTextEncoder
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.plan import Prepared, distinct
+from training.settings import TrainError
 from training.texts import all_texts
 
 AnyTextEncoder = FrozenTextEncoder | ClipTextEncoder

@@ -13,11 +13,12 @@ from threading import Lock
 import torch
 from torch import Tensor
 
-from training.config import TrainConfig, TrainError
+from training.config import TrainConfig
 from training.encoding.cache import Cache, write_shard
 from training.encoding.latents import DTypeName, open_folder
 from training.encoding.text_features import AnyTextEncoder, open_encoder, text_key, texts_folder, wanted_texts
 from training.plan import Prepared
+from training.settings import TrainError
 
 _MOST_TEXTS, _MOST_BYTES = 1024, 256 << 20  # of a shard, which is what a kill may cost
 _opening = Lock()

@@ -6,7 +6,7 @@ NVIDIA data sheets: A100 80 GB (nvidia-1758950), H100 SXM (1,979 TFLOP/s with sp
 
 from dataclasses import dataclass
 
-from training.config import TrainError, nearest
+from training.settings import TrainError, nearest
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from training.checkpoint import Training
-from training.config import StageConfig, TrainConfig, TrainError
+from training.config import StageConfig, TrainConfig
 from training.data import Batch
 from training.forecast.cost import RunCost, encode, encodes, make_batch, make_pixels
 from training.forecast.devices import Device
@@ -19,6 +19,7 @@ from training.losses import batch_loss, noise_generator
 from training.optimize import make_optimizer, update_average
 from training.plan import PlannedRun, PlannedStage
 from training.runs import make_models
+from training.settings import TrainError
 
 _MEASURED_STEPS = 2  # after one that warms up
 
