@@ -16,7 +16,20 @@ from tests.benchmarks.moving_shapes import CONFIG, psnr_db, read_frames
 from tests.command import reelmill
 from tests.moving_shapes.files import write_scenes
 from tests.moving_shapes.measure import Seen, look
-from tests.moving_shapes.world import CAMERAS, COLORS, DIRECTIONS, SHAPES, SIZES, Scene, combinations, inside, path, render, training_scenes
+from tests.moving_shapes.world import (
+    CAMERAS,
+    COLORS,
+    DIRECTIONS,
+    SHAPES,
+    SIZES,
+    SPEEDS_PX_S,
+    Scene,
+    combinations,
+    inside,
+    path,
+    render,
+    training_scenes,
+)
 from tests.video import write_video
 from training.runs import load_manifest
 
@@ -79,7 +92,7 @@ def test_what_is_wrong_is_seen() -> None:
     assert look(np.repeat(frames[:1], 9, axis=0), 8).direction is None
     assert look(frames.swapaxes(1, 2), 8).direction == "down"
     assert look(frames[..., ::-1], 8).color == "blue" and look(frames, 8).color == "red"
-    assert look(render(replace(RED, fps=16), 9), 8).speed_px_s == pytest.approx(12, abs=0.5)
+    assert look(render(replace(RED, fps=16), 9), 8).speed_px_s == pytest.approx(SPEEDS_PX_S["slow"] / 2, abs=0.5)
     stretched = np.stack([cv2.resize(frame, (160, 80)) for frame in frames])
     assert look(stretched, 8).speed_px_s == pytest.approx(48, abs=1)
     gray = np.repeat(frames.mean(axis=-1, keepdims=True), 3, axis=-1).astype(np.uint8)
