@@ -94,7 +94,7 @@ def test_what_is_wrong_is_seen() -> None:
     assert look(frames[..., ::-1], 8).color == "blue" and look(frames, 8).color == "red"
     assert look(render(replace(RED, fps=16), 9), 8).speed_px_s == pytest.approx(SPEEDS_PX_S["slow"] / 2, abs=0.5)
     stretched = np.stack([cv2.resize(frame, (160, 80)) for frame in frames])
-    assert look(stretched, 8).speed_px_s == pytest.approx(48, abs=1)
+    assert look(stretched, 8).speed_px_s == pytest.approx(SPEEDS_PX_S["fast"], abs=1)
     gray = np.repeat(frames.mean(axis=-1, keepdims=True), 3, axis=-1).astype(np.uint8)
     nothing = look(gray, 8)
     assert (nothing.color, nothing.shape, nothing.direction, nothing.is_one) == (None, None, None, False)
