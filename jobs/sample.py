@@ -26,6 +26,7 @@ _KINDS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     **dict.fromkeys(
         ("seed", "frames", "context", "steps"), ("a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool))
     ),
+    "two_pass": ("true or false", lambda value: isinstance(value, bool)),
     **dict.fromkeys(("fps", "guidance"), ("a number", lambda value: isinstance(value, (int, float)) and not isinstance(value, bool))),
 }
 # Options that are settings under another name, or under their own.
@@ -41,6 +42,7 @@ _KEYS = {
     "steps": "num_steps",
     "solver": "solver",
     "guidance": "guidance",
+    "two_pass": "two_pass",
 }
 
 
@@ -65,6 +67,7 @@ def sample(
     steps: Annotated[int | None, typer.Option(min=1, help="Steps from noise to video.")] = None,
     solver: Annotated[str | None, typer.Option(help="euler, heun or adams_bashforth.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="How strongly to follow the prompt.")] = None,
+    two_pass: Annotated[bool | None, typer.Option("--two-pass/--one-pass", help="Make the first frame, then the video from it.")] = None,
     from_file: Annotated[
         Path | None, typer.Option("--from", metavar="FILE", help="Many samples: JSON lines with these options as keys, and name.")
     ] = None,
@@ -101,6 +104,7 @@ def sample(
         "steps": steps,
         "solver": solver,
         "guidance": guidance,
+        "two_pass": two_pass,
     }
     share_the_cores()
     from jobs.progress import track as progress

@@ -252,6 +252,7 @@ class SampleConfig(Strict):
     num_steps: PositiveInt = 20
     solver: Solver = "euler"  # heun takes twice the time of the others
     guidance: NotNegative = 2.0
+    two_pass: bool = False  # first the first frame, then the video from it, in a second pass (needs conditions.first_frame)
     preview_decoder: str | None = None  # a TAEHV file for the samples of every_steps; it goes with vae.pretrained
     guidance_rescale: Share = 0.0  # how far back to the contrast that there is without guidance
     context_noise: Share = 0.1  # of the frames with which the next stretch of a long sample begins

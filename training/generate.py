@@ -1,7 +1,8 @@
 """Video out of a trained run: settings in, an MP4 and a JSON sidecar out. The same settings give the same frames.
 
-A video longer than those of training is made stretch by stretch, each beginning with the last frames of the one before: encoded
-again, so that they are what training gave, with a little noise, which hides what the model itself did to them.
+In two passes the first frame of a sample is made before the rest (factorized, as in Emu Video: Girdhar et al. 2023). A video longer
+than those of training is made stretch by stretch, each beginning with the last frames of the one before: encoded again, so that they
+are what training gave, with a little noise, which hides what the model itself did to them.
 """
 
 import json
@@ -38,7 +39,8 @@ class SampleSettings:
     """Everything that decides a sample, beside the weights and the files it names.
 
     `tags` are quantiles in [0, 1] by tag name. The sample begins with `image`, or with the last frames of the video `continues`,
-    and ends with `last_image`. `context_frames` of it are what the next stretch of a long sample begins with, at `context_noise`.
+    and ends with `last_image`; with `two_pass` it makes its own first frame before all others. `context_frames` of it are what the
+    next stretch of a long sample begins with, at `context_noise`.
     """
 
     prompt: str
@@ -54,6 +56,7 @@ class SampleSettings:
     guidance_interval: tuple[float, float]
     context_frames: int
     context_noise: float
+    two_pass: bool = False
     tags: dict[str, float] = field(default_factory=dict)
     image: str | None = None
     last_image: str | None = None
@@ -87,6 +90,8 @@ class Generator:
         noise, whole = torch.Generator().manual_seed(settings.seed), longest(self.config)
         steered = Steered(settings.steering, self.config, settings.width, settings.height, settings.num_frames, settings.fps)
         context, level = _beginning(settings)
+        if settings.two_pass and not len(context):  # what is seen at first is chosen, and then how it moves: a text tells both better
+            context = self._stretch(settings, steered, 0, min(whole, settings.num_frames), context, level, noise)[:1]
         done = 0
         while done < settings.num_frames:
             start = done - len(context) if done else 0
@@ -160,6 +165,7 @@ def default_settings(config: TrainConfig, like: str | None = None) -> SampleSett
         guidance_rescale=sample.guidance_rescale,
         guidance_interval=sample.guidance_interval,
         context_frames=1 + factor * ((longest(config) - 1) // factor // 2),
+        two_pass=sample.two_pass,
         context_noise=min(sample.context_noise, max((mix.context_noise for mix in config.mixes if mix.continuation), default=0.0)),
     )
 
@@ -208,6 +214,8 @@ def _check_frames(config: TrainConfig, settings: SampleSettings) -> None:
         raise TrainError("a sample begins with an image or continues a video, not both")
     if settings.image is not None and not config.tells("first_frame", "continuation"):
         raise TrainError("the run was not trained to go on from an image (conditions.first_frame)")
+    if settings.two_pass and not config.tells("first_frame"):
+        raise TrainError("the run was not trained to go on from its own first frame (conditions.first_frame); sample in one pass")
     if settings.continues is not None and not config.tells("continuation"):
         raise TrainError("the run was not trained to continue a video (conditions.continuation)")
     if settings.last_image is not None and not config.tells("last_frame"):

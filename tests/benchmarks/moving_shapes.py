@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -165,22 +165,28 @@ def read_frames(file: Path) -> np.ndarray:
 
 
 def measure_text(run: Path, folder: Path, count: int) -> dict:
-    """Direction and color of prompts that training never showed in that combination."""
-    asked = prompts(count, seed=1)
-    return asdict(accuracy(asked, sample(run, [options_of(scene) for scene in asked], folder)))
+    """Direction and color of prompts that training never showed in that combination, sampled at once and in two passes."""
+    asked, table = prompts(count, seed=1), {}
+    for name, two_pass in (("one pass", False), ("two passes", True)):
+        options = [options_of(scene, two_pass=two_pass) for scene in asked]
+        table[name] = asdict(accuracy(asked, sample(run, options, folder / name.replace(" ", "_"))))
+    return table
+
+
+def beginnings(scenes: Sequence[Scene], folder: Path) -> list[str]:
+    """The first frame of each scene as a picture; the files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"{number:03d}.png" for number in range(len(scenes))]
+    for file, scene in zip(files, scenes, strict=True):
+        Image.fromarray(render(scene, 1)[0]).save(file)
+    return list(map(str, files))
 
 
 def measure_image(run: Path, folder: Path, count: int) -> dict:
     """What a sample makes of the picture it is to begin with, and whether it then moves as the prompt says."""
     asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=2))]
-    folder.mkdir(parents=True, exist_ok=True)
-    given, options = [], []
-    for number, scene in enumerate(asked):
-        file = folder / f"{number:03d}.png"
-        Image.fromarray(render(scene, 1)[0]).save(file)
-        width, height = scene.size[0] // 2, scene.size[1] // 2
-        given.append(cv2.resize(render(scene, 1)[0], (width, height), interpolation=cv2.INTER_AREA))
-        options.append(options_of(scene, image=str(file)))
+    given = [cv2.resize(render(scene, 1)[0], None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA) for scene in asked]
+    options = [options_of(scene, image=file) for scene, file in zip(asked, beginnings(asked, folder), strict=True)]
     seen = sample(run, options, folder / "samples")
     psnr = [psnr_db(read_frames(folder / "samples" / f"{number:03d}.mp4")[0], picture) for number, picture in enumerate(given)]
     found = accuracy(asked, seen)
@@ -194,36 +200,42 @@ def measure_image(run: Path, folder: Path, count: int) -> dict:
 
 
 def measure_tracks(run: Path, folder: Path, count: int) -> dict:
-    """How well shapes follow a brush: the correlation of asked and found places, over all frames of all samples, mean of x and y."""
+    """How well a shape in a given picture follows a brush, without a text: the correlation of asked and found ways from the beginning,
+    over all frames of all samples, mean of x and y."""
     asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=3))]
-    paths = [path(scene, np.arange(FRAMES) / FPS) for scene in asked]
-    texts = [";".join(f"{x / scene.size[0]:.4f},{y / scene.size[1]:.4f}" for x, y in way) for scene, way in zip(asked, paths, strict=True)]
-    seen = sample(run, [options_of(scene, track=[text]) for scene, text in zip(asked, texts, strict=True)], folder)
-    found = np.concatenate([each.path * 2 / scene.size for each, scene in zip(seen, asked, strict=True)])
-    wanted = np.concatenate([way / scene.size for way, scene in zip(paths, asked, strict=True)])
-    known = ~np.isnan(found).any(axis=1)
-    each = [float(np.corrcoef(found[known, axis], wanted[known, axis])[0, 1]) for axis in (0, 1)]
+    files, wanted, options = beginnings(asked, folder), [], []
+    for scene, file in zip(asked, files, strict=True):
+        way = path(scene, np.arange(FRAMES) / FPS)
+        wanted.append(way - way[0])
+        track = ";".join(f"{x / scene.size[0]:.4f},{y / scene.size[1]:.4f}" for x, y in way)
+        options.append(options_of(scene, prompt="", image=file, track=[track]))
+    seen = sample(run, options, folder / "samples")
+    found = np.concatenate([2 * (each.path - each.path[0]) for each in seen])
+    known, ways = ~np.isnan(found).any(axis=1), np.concatenate(wanted)
+    each = [float(np.corrcoef(found[known, axis], ways[known, axis])[0, 1]) for axis in (0, 1)]
     return {"samples": count, "correlation": float(np.mean(each)), "x": each[0], "y": each[1], "frames_seen": float(known.mean())}
 
 
 def measure_camera(run: Path, folder: Path, count: int) -> dict:
-    """By how much the ground moves when the camera is told to pan, in picture widths a second, the camera's way being positive."""
-    asked, pan = prompts(count, seed=4), PAN_PX_S / SIZES[0][0]
-    table = {}
+    """By how much the ground of a given picture moves when the camera is told to pan, in widths a second; how often the right way."""
+    asked = [replace(placed(scene, number), ground_seed=number) for number, scene in enumerate(prompts(count, seed=4))]
+    files, pan, table = beginnings(asked, folder), PAN_PX_S / SIZES[0][0], {}
     for name, move, axis, sign in (("right", "pan", 0, 1), ("left", "pan", 0, -1), ("up", "tilt", 1, 1), ("down", "tilt", 1, -1)):
-        seen = sample(run, [options_of(scene, camera=f"{move}={sign * pan:.4f}") for scene in asked], folder / name)
-        speeds = np.array([each.ground_velocity[axis] / each.size[0] for each in seen])
-        speeds = -speeds[~np.isnan(speeds)] if axis == 0 else speeds[~np.isnan(speeds)]
+        options = [options_of(scene, image=file, camera=f"{move}={sign * pan:.4f}") for scene, file in zip(asked, files, strict=True)]
+        seen = sample(run, options, folder / name)
+        speeds = np.array([each.ground_velocity[axis] / each.size[0] for each in seen]) * (-1 if axis == 0 else 1)
+        speeds = speeds[~np.isnan(speeds)]
         table[name] = {"samples": len(speeds), "speed": float(np.mean(speeds)), "right_way": float(np.mean(speeds * sign > 0))}
     return table
 
 
 def measure_rates(run: Path, folder: Path, count: int) -> dict:
     """Pixels from frame to frame at each rate: a shape of one speed moves the less, the more frames there are a second."""
-    asked = prompts(count, seed=5)
-    table = {}
+    asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=5))]
+    files, table = beginnings(asked, folder), {}
     for fps in (4, 8, 16):
-        seen = sample(run, [options_of(scene, fps=fps) for scene in asked], folder / str(fps))
+        options = [options_of(scene, image=file, fps=fps) for scene, file in zip(asked, files, strict=True)]
+        seen = sample(run, options, folder / str(fps))
         table[f"{fps} fps"] = {"px_a_frame": float(np.nanmedian([each.speed_px_s / fps for each in seen])), "samples": count}
     return table
 
@@ -234,8 +246,9 @@ def measure_long(run: Path, folder: Path, count: int, times: int = 8) -> dict:
     Places are compared with a straight path at the speed of the first stretch, the shortest way round, in pixels.
     """
     asked = [placed(scene, number) for number, scene in enumerate(prompts(count, seed=6))]
-    seen = sample(run, [options_of(scene, frames=1 + times * (FRAMES - 1)) for scene in asked], folder)
-    table = {}
+    files, frames, table = beginnings(asked, folder), 1 + times * (FRAMES - 1), {}
+    options = [options_of(scene, image=file, frames=frames) for scene, file in zip(asked, files, strict=True)]
+    seen = sample(run, options, folder / "samples")
     for part in range(times):
         span = slice(part * (FRAMES - 1), (part + 1) * (FRAMES - 1) + 1)
         off = []
@@ -288,7 +301,7 @@ MEASURED = {
     "tracks": (measure_tracks, 24),
     "camera": (measure_camera, 12),
     "fps": (measure_rates, 16),
-    "long": (measure_long, 8),
+    "long": (measure_long, 6),
 }
 
 
