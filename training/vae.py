@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +77,7 @@ class VAE(nn.Module):
             decoder += [Upsample(width, widths[i - 1], *config.strides[i - 1])] if i else []
         self.decoder = Chain(*decoder, Resample(widths[0], pixels))
         self.critic = Critic(config.adversarial) if config.adversarial else None
+        self.register_load_state_dict_pre_hook(_with_or_without_critic)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels, 1, 1, 1))
         self.register_buffer("latent_std", torch.ones(config.latent_channels, 1, 1, 1))
 
@@ -188,6 +190,17 @@ def vae_loss(vae: VAE, video: Tensor, generator: torch.Generator) -> VAELoss:
     psnr_db = 10 * torch.log10(4 / F.mse_loss(output.detach(), video).clamp_min(1e-10))
     further = {name: value.detach() for name, value in further.items()}
     return VAELoss(total, reconstruction.detach(), kl.detach(), psnr_db, of_clips.detach(), further)
+
+
+def _with_or_without_critic(vae: VAE, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Before weights are loaded: those of a run with a critic fit a vae without one, and the other way, where it begins anew."""
+    own = {} if vae.critic is None else vae.critic.state_dict(prefix=f"{prefix}critic.")
+    there = [name for name in state if name.startswith(f"{prefix}critic.")]
+    if not own:
+        for name in there:
+            del state[name]
+    elif not there:
+        state.update(own)
 
 
 def _posterior(moments: Tensor) -> Posterior:

@@ -202,9 +202,10 @@ def test_measured_time_is_of_real_steps(run, cost, monkeypatch):
     monkeypatch.setattr(
         "training.forecast.timing.update_average", lambda training, decay, step: taken.append(type(training.model).__name__)
     )
-    threads = torch.get_num_threads()
+    before = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     time = measure_time(run, cost, CONFIG)
-    assert taken == ["VAE"] * 3 + ["DiT"] * 6 and torch.get_num_threads() == threads and not torch.are_deterministic_algorithms_enabled()
+    assert taken == ["VAE"] * 3 + ["DiT"] * 6
+    assert (torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()) == before
     assert [stage.encode_seconds > 0 for stage in time.stages] == [False, True, True]
     assert all(0 <= stage.encode_seconds < stage.step_seconds for stage in time.stages) and time.memory_bytes is None
     monkeypatch.setattr("os.sysconf", lambda name: 100)
