@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -272,14 +271,13 @@ def test_a_device_that_is_not_there_is_an_error(given: Given) -> None:
         _train(given.folder, given.manifest, "cuda", {"system": {"device": "cuda"}})
 
 
-@pytest.mark.skipif(find_spec("wandb") is not None, reason="wandb is there")
-def test_wandb_that_is_not_there_is_an_error(given: Given) -> None:
+def test_wandb_that_is_not_there_is_an_error(given: Given, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(TrainError, match="the package wandb is not installed; `pip install reelmill\\[wandb\\]`"):
         _train(given.folder, given.manifest, "wandb", {"wandb_project": "dogs"})
 
 
 def test_wandb_is_told_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     config = TrainConfig(**CONFIG, wandb_project="dogs")
     for done in range(2):  # as if resumed
