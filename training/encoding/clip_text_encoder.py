@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from training.encoding.text_encoder import check_length, files_digest, one_line
+from training.encoding.folders import files_digest, one_line
+from training.encoding.text_encoder import check_length
 from training.settings import TrainError
 
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
@@ -41,7 +42,7 @@ class ClipTextEncoder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over config and weights. The tokenizer is that of every CLIP."""
-        return files_digest([self.folder / CONFIG, self.folder / WEIGHTS])
+        return files_digest([self.folder / CONFIG, self.folder / WEIGHTS], "text.encoder")
 
     @property
     def width(self) -> int:

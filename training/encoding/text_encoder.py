@@ -4,9 +4,8 @@ Any that transformers knows, in its files as published: T5 and UMT5, of which th
 language model. Each text is encoded alone, in float32, so that its features depend on nothing else.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property
-from hashlib import file_digest, sha256
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Lock
@@ -15,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from training.encoding.folders import folder_digest, one_line
 from training.settings import TrainError
 
 # Of the folder's files those that make features: its config, what its tokenizer is made of, and weights.
@@ -41,7 +41,7 @@ class FrozenTextEncoder:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over all that makes features: config, tokenizer and weights, by the names of their files."""
-        return files_digest(sorted(path for path in self.folder.glob("*") if path.suffix in _KINDS and path.is_file()))
+        return folder_digest(self.folder, "text.encoder", _KINDS)
 
     @cached_property
     def width(self) -> int:
@@ -111,27 +111,10 @@ class FrozenTextEncoder:
         return network
 
 
-def files_digest(paths: Sequence[Path]) -> str:
-    """SHA-256 over the names and contents of files. Raises TrainError where one cannot be read."""
-    digest = sha256()
-    for path in paths:
-        try:
-            with path.open("rb") as stream:
-                digest.update(f"{path.name}\0{file_digest(stream, 'sha256').hexdigest()}\n".encode())
-        except OSError as error:
-            raise TrainError(f"text.encoder: {path} cannot be read: {error}") from error
-    return digest.hexdigest()
-
-
 def check_length(folder: Path, max_tokens: int, most: int | None) -> None:
     """Raises TrainError where an encoder that has positions for `most` tokens, if there is a limit, is asked for more."""
     if most is not None and max_tokens > most:
         raise TrainError(f"text.max_tokens: {max_tokens} are more than the {most} that {folder} can take")
-
-
-def one_line(error: Exception) -> str:
-    """What an error says, as part of a line."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:300]
 
 
 def _check_files(folder: Path) -> None:
