@@ -51,7 +51,7 @@ Again = Callable[[np.ndarray], np.ndarray]
 
 def config(steps: int) -> dict[str, object]:
     data = {"shapes": {"areas": [[128, 72]], "max_frames": 9, "fps": 8}, "windows_per_clip": 4}
-    stage = {"name": "vae", "model": "vae", "steps": steps, "max_tokens": 432, "learning_rate": 1.5e-3, "weight_decay": 0}
+    stage = {"name": "vae", "model": "vae", "steps": steps, "max_tokens": 432, "learning_rate": 3e-3, "weight_decay": 0}
     return {"data": data, "stages": [{**stage, "final_learning_rate": 1e-5, "warmup_steps": 20}], "checkpoint_every_steps": 200}
 
 
@@ -70,7 +70,7 @@ def manifest_of(videos: Path, names: tuple[str, ...], folder: Path) -> Path:
 
 def windows(manifest: Path, settings: TrainConfig) -> list[np.ndarray]:
     """The middle window of each clip in its shape."""
-    prepared = prepare(read_manifest(manifest), settings)
+    prepared = prepare({None: read_manifest(manifest)}, settings)[0]
     shapes, found = shapes_of(prepared, settings, settings.stages[0]), []
     for index, row in enumerate(prepared.rows.to_pylist()):
         shape = shapes.of(index)
