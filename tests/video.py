@@ -1,4 +1,4 @@
-"""Videos made by tests, where a real one cannot show exactly what is to be seen."""
+"""Videos made by tests, where a real one cannot show exactly what is to be seen; their frames, and how like they are to others."""
 
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import av
 import numpy as np
+
+from curation.frames import decode, open_media, rgb, video_stream
 
 
 def write_video(
@@ -35,6 +37,17 @@ def write_video(
         assert stream is not None
         container.mux(stream.encode())
     return path
+
+
+def read_frames(path: Path) -> np.ndarray:
+    """All frames uint8 [T, H, W, 3] RGB of a video."""
+    with open_media(str(path)) as container:
+        return np.stack([rgb(picture.frame) for picture in decode(container, video_stream(container))])
+
+
+def psnr_db(frames: np.ndarray, others: np.ndarray) -> float:
+    """Of pictures uint8, or of as many of them."""
+    return float(10 * np.log10(255**2 / max(np.mean((frames.astype(np.float64) - others) ** 2), 1e-10)))
 
 
 def texture(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -26,7 +26,7 @@ from training.parallel import moved
 from training.pixels import to_pixels, to_tensor
 from training.runs import RunFolder, check_vae, make_models, reopen_text_encoder
 from training.settings import TrainError, nearest
-from training.shapes import fitting, largest, token_of
+from training.shapes import fitting, largest, latent_shape, token_of
 from training.steering import Steered, Steering, check_steering
 from training.tag_bins import UNKNOWN, bin_of
 from training.videos import file_digest, picture_size, read_image, read_video, write_mp4
@@ -104,16 +104,14 @@ class Generator:
         self, settings: SampleSettings, steered: Steered, start: int, count: int, context: np.ndarray, level: float, noise: torch.Generator
     ) -> np.ndarray:
         """So many frames from `start` on, uint8 [T, H, W, 3], which begin with those of the context at that noise level."""
-        factors, device = self.config.vae, next(self.dit.parameters()).device
-        vae = self.vae.eval()
-        latent_frames = 1 + (count - 1) // factors.time_factor
-        cells = (settings.height // factors.space_factor, settings.width // factors.space_factor)
-        x = torch.randn(1, factors.latent_channels, latent_frames, *cells, generator=noise).to(device)
+        vae, device = self.vae.eval(), next(self.dit.parameters()).device
+        shape = latent_shape(settings.width, settings.height, count, self.config.vae)
+        x = torch.randn(1, *shape, generator=noise).to(device)
         given = vae.to_latents(to_tensor(torch.from_numpy(context))[None].to(device)) if len(context) else x[:, :, :0]
         maps = steered.maps(start, count)
         if settings.last_image is not None and start + count == settings.num_frames:
             image = torch.from_numpy(read_image(Path(settings.last_image), settings.width, settings.height))
-            maps["last_frame"] = last_frame_map(vae, to_tensor(image)[None], latent_frames)
+            maps["last_frame"] = last_frame_map(vae, to_tensor(image)[None], shape[1])
         latents = self.latents(settings, x, given, level, maps)
         return to_pixels((self.preview or vae).to_video(latents)[0].cpu())
 

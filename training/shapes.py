@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from training.config import ShapesConfig, TrainConfig
+from training.config import ShapesConfig, TrainConfig, VAEConfig
 from training.settings import TrainError
 
 
@@ -64,6 +64,11 @@ class Sides:
 def token_of(config: TrainConfig) -> Token:
     """What a token of the DiT covers in this run."""
     return Token(config.vae.space_factor * config.dit.patch, config.vae.time_factor)
+
+
+def latent_shape(width: int, height: int, frames: int, vae: VAEConfig) -> tuple[int, int, int, int]:
+    """(C, T', H', W') of the latents of so many frames of a size in pixels."""
+    return vae.latent_channels, 1 + (frames - 1) // vae.time_factor, height // vae.space_factor, width // vae.space_factor
 
 
 def plan_shapes(rows: pa.Table, config: ShapesConfig, token: Token) -> Shapes:

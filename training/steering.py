@@ -6,13 +6,11 @@ from math import isfinite
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from training.config import TrainConfig
 from training.controls.camera import Camera, camera_from, camera_map
-from training.controls.extract import Extractor
-from training.controls.source import grid_of
+from training.controls.source import extractors, grid_of
 from training.controls.tracks import Tracks, parse_track, tracks_map
 from training.settings import TrainError, nearest
 from training.videos import read_video
@@ -58,26 +56,26 @@ class Steered:
     def __init__(self, steering: Steering, config: TrainConfig, width: int, height: int, num_frames: int, fps: float):
         check_steering(steering, config)
         self._grid, self._fps, self._size = grid_of(config), fps, (height, width)
-        folders = {name: Path(folder) for name, folder in config.controls.model_dump().items() if folder is not None}
         self._camera = camera_from(*(steering.camera.get(move, 0.0) for move in MOVES), num_frames) if steering.camera else None
         self._tracks = _joined(steering.tracks, num_frames, width, height)
         self._videos = {name: read_video(Path(path), width, height, fps, num_frames) for name, path in steering.videos.items()}
-        self._extractors = {name: Extractor((name,), self._grid, folders) for name in steering.videos}
+        self._extractors = extractors(config, steering.videos)
 
     def maps(self, start: int, frames: int) -> dict[str, Tensor]:
-        """The maps of so many frames from `start` on, by name, float32 [C, T', H', W']. Raises TrainError where one cannot be measured."""
+        """The maps of so many frames from `start` on, by name, [C, T', H', W']. Raises TrainError where one cannot be measured."""
         stretch = slice(start, start + frames)
-        made: dict[str, Tensor | None] = {}
+        made: dict[str, Tensor] = {}
         if self._camera:
             made["camera"] = camera_map(Camera(*self._camera.speeds()[:, start : start + frames - 1]), self._grid, *self._size)
         if self._tracks:
             part = Tracks(self._tracks.positions[:, stretch], self._tracks.visible[:, stretch])
             made["tracks"] = tracks_map(part, self._grid, *self._size)
         for name, video in self._videos.items():
-            made[name] = self._extractors[name](np.ascontiguousarray(video[stretch]), self._fps, 0)[name]
-            if made[name] is None:
+            found = self._extractors[name](np.ascontiguousarray(video[stretch]), self._fps, 0)[name]
+            if found is None:
                 raise TrainError(f"no {name} can be found in the frames that are given for it")
-        return {name: one.to(torch.float32) if one.is_floating_point() else one for name, one in made.items() if one is not None}
+            made[name] = found
+        return made
 
 
 def _joined(texts: tuple[str, ...], num_frames: int, width: int, height: int) -> Tracks | None:

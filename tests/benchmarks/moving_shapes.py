@@ -26,10 +26,10 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from curation.frames import decode, open_media, rgb, video_stream
 from tests.moving_shapes.files import write_scenes
 from tests.moving_shapes.measure import Seen, color_of, commonest, look, slope
 from tests.moving_shapes.world import PAN_PX_S, SIZES, SPEEDS_PX_S, Scene, combinations, inside, path, render, training_scenes
+from tests.video import psnr_db, read_frames
 
 ROOT = Path(__file__).parents[2]
 FPS, FRAMES = 8, 9
@@ -158,12 +158,6 @@ def options_of(scene: Scene, **more: object) -> dict:
     return {"prompt": scene.caption, "size": f"{scene.size[0] // 2}x{scene.size[1] // 2}", **more}
 
 
-def read_frames(file: Path) -> np.ndarray:
-    """All frames uint8 [T, H, W, 3] of a video."""
-    with open_media(str(file)) as container:
-        return np.stack([rgb(picture.frame) for picture in decode(container, video_stream(container))])
-
-
 def measure_text(run: Path, folder: Path, count: int) -> dict:
     """Direction and color of prompts that training never showed in that combination, sampled at once and in two passes."""
     asked, table = prompts(count, seed=1), {}
@@ -270,11 +264,6 @@ def measure_long(run: Path, folder: Path, count: int, times: int = 8) -> dict:
 def placed(scene: Scene, number: int) -> Scene:
     """The scene with its shape where it stays within the picture for a whole window."""
     return inside(scene, np.random.default_rng(number)) or scene
-
-
-def psnr_db(made: np.ndarray, wanted: np.ndarray) -> float:
-    """Of two pictures uint8 [H, W, 3]."""
-    return float(10 * np.log10(255**2 / max(np.mean((made.astype(float) - wanted) ** 2), 1e-9)))
 
 
 def measure_balance(folder: Path, clips: int, count: int, vae: Path) -> dict:

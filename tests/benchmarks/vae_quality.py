@@ -1,6 +1,6 @@
 """How well the autoencoder gives back real video it has never seen, after a stated budget, beside resizing to as many numbers.
 
-    python tests/benchmarks/vae_quality.py [--steps 600] [--videos DIR] [--keep DIR] [--run RUN]
+    python -m tests.benchmarks.vae_quality [--steps 600] [--videos DIR] [--keep DIR] [--run RUN]
 
 Curates some videos of the corpus, trains the default VAE (4x8x8, 16 channels) on them by the command line, and compares on clips
 of other sources, all frames of one window each: PSNR, and SSIM (Wang et al. 2004, Gaussian window of 1.5 pixels), both of 8-bit
@@ -25,6 +25,7 @@ import yaml
 from scipy.ndimage import gaussian_filter
 
 from schemas.manifest import read_manifest
+from tests.video import psnr_db
 from training.checkpoint import load_part
 from training.config import TrainConfig, load_config
 from training.pixels import read_windows, to_pixels, to_tensor, window_of
@@ -96,10 +97,6 @@ def by_resizing(factor: float) -> Again:
         return np.stack([cv2.resize(frame, (width, height), interpolation=cv2.INTER_CUBIC) for frame in shrunk])
 
     return again
-
-
-def psnr_db(frames: np.ndarray, others: np.ndarray) -> float:
-    return float(10 * np.log10(255**2 / max(np.mean((frames.astype(np.float64) - others) ** 2), 1e-10)))
 
 
 def ssim(frames: np.ndarray, others: np.ndarray) -> float:

@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +13,7 @@ import yaml
 
 from schemas.manifest import write_manifest
 from tests.training.checkpoint_files import assert_equal_tensors
-from tests.training.test_training_run import CLIPS, CONFIG, _row
+from tests.training.test_training_run import CLIPS, CONFIG, _row, _sample
 from tests.training.tiny_encoders import tiny_encoder
 from training.checkpoint import list_checkpoints, load_models
 from training.config import TrainConfig, load_config
@@ -22,7 +22,6 @@ from training.encoding.latents import begin_cache, plan_encoding, run_encoding
 from training.encoding.text_encoder import FrozenTextEncoder
 from training.encoding.text_features import open_text_encoder
 from training.encoding.texts import begin_text_cache, plan_texts, run_texts
-from training.generate import default_settings, open_generator, write_sample
 from training.pixels import read_windows
 from training.plan import prepare
 from training.runs import load_manifest, make_models, take_vae
@@ -41,11 +40,6 @@ class Given:
     vae: Path
     config: dict
     run: Path
-
-
-def _sample(run: Path, out: Path, changes: dict[str, object]) -> None:
-    generator = open_generator(run)
-    write_sample(out, generator, replace(default_settings(generator.config), **changes))
 
 
 @pytest.fixture(scope="module")
@@ -159,7 +153,7 @@ def test_resuming_takes_the_same_encoder_wherever_it_lies_and_no_other(given: Gi
 
 def test_a_prompt_is_read_by_the_encoder_of_the_run(given: Given, tmp_path: Path) -> None:
     def sample(name: str, prompt: str) -> str:
-        _sample(given.run, tmp_path / name, {"prompt": prompt, "seed": 3})
+        _sample(given.run, tmp_path / name, prompt=prompt, seed=3)
         return json.loads((tmp_path / name).with_suffix(".json").read_text())["frames_sha256"]
 
     first = sample("a.mp4", "a dog")
@@ -169,7 +163,7 @@ def test_a_prompt_is_read_by_the_encoder_of_the_run(given: Given, tmp_path: Path
     text = {**yaml.safe_load((run / "config.yaml").read_text()), "text": {"encoder": str(other), "max_tokens": 12}}
     (run / "config.yaml").write_text(yaml.safe_dump(text))
     with pytest.raises(TrainError, match="was started with another text encoder"):
-        _sample(run, tmp_path / "d.mp4", {})
+        _sample(run, tmp_path / "d.mp4")
 
 
 def test_an_encoder_that_cannot_be_used_is_told_before_any_stage(given: Given, tmp_path: Path) -> None:

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 import yaml
 
-from curation.frames import decode, open_media, rgb, video_stream
-from tests.benchmarks.moving_shapes import CONFIG, psnr_db, read_frames
+from tests.benchmarks.moving_shapes import CONFIG
 from tests.command import reelmill
 from tests.moving_shapes.files import write_scenes
 from tests.moving_shapes.measure import Seen, look
@@ -30,7 +29,7 @@ from tests.moving_shapes.world import (
     render,
     training_scenes,
 )
-from tests.video import write_video
+from tests.video import psnr_db, read_frames, write_video
 from training.runs import load_manifest
 
 RED = Scene("square", "red", "right", "slow", start=(20.0, 60.0), ground_seed=3)
@@ -64,8 +63,7 @@ def test_what_is_measured_is_what_was_drawn(scale: float) -> None:
 def test_and_also_after_h264(tmp_path: Path) -> None:
     for number, scene in enumerate(training_scenes(12, seed=2)):
         file = write_video(tmp_path / f"{number}.mp4", render(scene, 13), fps=scene.fps, options={"crf": "20"})
-        with open_media(str(file)) as container:
-            frames = np.stack([rgb(picture.frame) for picture in decode(container, video_stream(container))])
+        frames = read_frames(file)
         _assert_seen(look(frames, scene.fps), scene)
         _assert_seen(look(_small(frames), scene.fps), scene, 0.5)
 

@@ -3,16 +3,14 @@
 import json
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from schemas.manifest import write_manifest
 from tests.training.checkpoint_files import tensors_of
-from tests.training.test_training_run import CLIPS, CONFIG, _row
+from tests.training.test_training_run import CONFIG, _manifest, _sample
 from training.autoencoding.pretrained import make_vae
 from training.autoencoding.preview import PreviewDecoder, open_preview
 from training.checkpoint import list_checkpoints
@@ -20,7 +18,6 @@ from training.config import TrainConfig, VAEConfig, load_config
 from training.encoding.cache import Cache
 from training.encoding.latents import begin_cache, plan_encoding, run_encoding
 from training.forecast.cost import run_cost
-from training.generate import default_settings, open_generator, write_sample
 from training.latents import encode
 from training.pixels import read_windows
 from training.plan import plan_run, prepare
@@ -32,11 +29,6 @@ FAMILIES = {
     "wan": ("AutoencoderKLWan", {"base_dim": 8, "num_res_blocks": 1}),
     "hunyuan": ("AutoencoderKLHunyuanVideo", {"block_out_channels": (8,) * 4, "layers_per_block": 1, "norm_num_groups": 4}),
 }
-
-
-def _sample(run: Path, out: Path) -> None:
-    generator = open_generator(run)
-    write_sample(out, generator, default_settings(generator.config))
 
 
 @pytest.fixture(autouse=True)
@@ -61,10 +53,8 @@ def wan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("given") / "m.parquet"
     videos = ("decord_flipping_a_pancake.mkv", "videoxfun_pose.mp4")
-    write_manifest(path, pa.Table.from_pylist([_row(corpus / name, CLIPS[name], i) for i, name in enumerate(videos)]), "true", {}, {})
-    return path
+    return _manifest(corpus, tmp_path_factory.mktemp("given") / "m.parquet", videos)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

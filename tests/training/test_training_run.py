@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -59,7 +60,14 @@ class Given:
     run: Path
 
 
-def _sample(run: Path, out: Path, changes: dict[str, object]) -> None:
+def _manifest(corpus: Path, path: Path, videos: Iterable[str]) -> Path:
+    """A manifest of the beginnings of some videos, whole as clips."""
+    rows = [_row(corpus / name, CLIPS[name], index) for index, name in enumerate(videos)]
+    write_manifest(path, pa.Table.from_pylist(rows), "true", {}, {})
+    return path
+
+
+def _sample(run: Path, out: Path, **changes: object) -> None:
     generator = open_generator(run)
     write_sample(out, generator, replace(default_settings(generator.config), **changes))
 
@@ -68,8 +76,7 @@ def _sample(run: Path, out: Path, changes: dict[str, object]) -> None:
 def given(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Given:
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("given")
-    rows = [_row(corpus / name, caption, index) for index, (name, caption) in enumerate(CLIPS.items())]
-    write_manifest(folder / "m.parquet", pa.Table.from_pylist(rows), "true", {}, {})
+    _manifest(corpus, folder / "m.parquet", CLIPS)
     (folder / "c.yaml").write_text(yaml.safe_dump(CONFIG))
     result = train(folder / "c.yaml", folder / "m.parquet", folder / "run")
     assert result.steps == 14 and result.sample and not result.skipped
@@ -327,7 +334,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(given: Given, tmp_path: Path)
 
 def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_path: Path) -> None:
     def sample(name: str, **changes: object) -> str:
-        _sample(given.run, tmp_path / name, {"num_steps": 2, **changes})
+        _sample(given.run, tmp_path / name, num_steps=2, **changes)
         return json.loads((tmp_path / name).with_suffix(".json").read_text())["frames_sha256"]
 
     first = sample("a.mp4", prompt="a cat", seed=3)
@@ -355,12 +362,12 @@ def test_sampling_is_deterministic_and_follows_its_settings(given: Given, tmp_pa
 )
 def test_samples_that_cannot_be_made(given: Given, tmp_path: Path, changes: dict, message: str) -> None:
     with pytest.raises(TrainError, match=message):
-        _sample(given.run, tmp_path / "x.mp4", changes)
+        _sample(given.run, tmp_path / "x.mp4", **changes)
 
 
 def test_what_is_not_a_run_cannot_be_sampled(tmp_path: Path) -> None:
     with pytest.raises(TrainError, match="is not a run"):
-        _sample(tmp_path, tmp_path / "x.mp4", {})
+        _sample(tmp_path, tmp_path / "x.mp4")
 
 
 def test_checkpoints_hold_no_pickled_code(given: Given) -> None:

@@ -7,16 +7,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 import torch
 import yaml
 from safetensors.torch import save_file
 from torch import Tensor
 
-from schemas.manifest import write_manifest
 from tests.training.checkpoint_files import assert_equal_tensors, tensors_of
-from tests.training.test_training_run import CLIPS, CONFIG, _row
+from tests.training.test_training_run import CONFIG, _manifest, _row
 from training.autoencoding.critic import Critic, critic_loss
 from training.autoencoding.perceptual import Perceptual, _read
 from training.checkpoint import list_checkpoints
@@ -154,10 +152,8 @@ def test_latents_are_the_same_whatever_the_losses_and_tiles_were() -> None:
 
 @pytest.fixture(scope="module")
 def manifest(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("given") / "m.parquet"
     videos = ("decord_flipping_a_pancake.mkv", "videoxfun_pose.mp4")
-    write_manifest(path, pa.Table.from_pylist([_row(corpus / name, CLIPS[name], i) for i, name in enumerate(videos)]), "true", {}, {})
-    return path
+    return _manifest(corpus, tmp_path_factory.mktemp("given") / "m.parquet", videos)
 
 
 def _config(path: Path, **vae: object) -> Path:

@@ -1,6 +1,6 @@
 """Control maps of clips, made as batches ask for them and kept in memory while there is room."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from zlib import crc32
 
@@ -29,15 +29,18 @@ def told_channels(config: TrainConfig) -> dict[str, int]:
     }
 
 
+def extractors(config: TrainConfig, names: Iterable[str]) -> dict[str, Extractor]:
+    """What measures each of some controls, with the models that the config names. Raises TrainError."""
+    folders = {name: Path(folder) for name, folder in config.controls.model_dump().items() if folder is not None}
+    return {name: Extractor((name,), grid_of(config), folders) for name in names}
+
+
 class ControlSource:
     """Control maps by name, of clips that hold pixels. The VAE no longer changes; models are loaded when first needed."""
 
     def __init__(self, config: TrainConfig, vae: nn.Module):
-        grid, given = grid_of(config), config.controls.model_dump()
-        folders = {name: Path(folder) for name, folder in given.items() if folder is not None}
-        names = [name for name in config.told_controls if name != LAST_FRAME]
-        self._extractors: Mapping[str, Extractor] = {name: Extractor((name,), grid, folders) for name in names}
-        self._vae, self._grid, self._memory = vae, grid, Memory(config.data.memory_mb * 1e6)
+        self._extractors = extractors(config, [name for name in config.told_controls if name != LAST_FRAME])
+        self._vae, self._grid, self._memory = vae, grid_of(config), Memory(config.data.memory_mb * 1e6)
 
     def __call__(self, clip: Clip, name: str) -> Tensor | None:
         """The map [C, T', H', W'] of one clip; None for a control that no stage tells, or of which the clip has nothing to measure."""

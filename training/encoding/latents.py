@@ -5,6 +5,7 @@ a run that was killed goes on with the same shards, and one over more clips make
 """
 
 import json
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from training.latents import encode, encoder_digest, latents_folder, windows_by_
 from training.pixels import Window
 from training.plan import Prepared, distinct, shapes_of
 from training.settings import TrainError
-from training.shapes import Shape
+from training.shapes import Shape, latent_shape
 
 DTypeName = Literal["float32", "float16", "bfloat16"]
 Reader = Callable[[Mapping[str, Any], Sequence[tuple[Shape, Window]]], Sequence[Tensor]]
@@ -119,12 +120,12 @@ def plan_encoding(of_stages: Sequence[Prepared], config: TrainConfig, folder: Pa
     """Everything that stages of the dit may draw and that is not in the cache yet; what failed before is tried again."""
     cache = Cache(folder)
     pairs = [(stage, data) for stage, data in zip(config.stages, of_stages, strict=True) if stage.model == "dit"]
-    clips = [
-        clip
-        for prepared in distinct(data for _, data in pairs)
-        for clip in _wanted_clips(prepared, config, [stage for stage, data in pairs if data is prepared])
-    ]
-    wanted = {window.key for clip in clips for window in clip.windows}
+    clips, wanted = list[WantedClip](), set[str]()
+    for prepared in distinct(data for _, data in pairs):
+        for clip in _wanted_clips(prepared, config, [stage for stage, data in pairs if data is prepared]):
+            if new := tuple(window for window in clip.windows if window.key not in wanted):  # as of one manifest, balanced otherwise
+                clips.append(WantedClip(clip.row, new))
+                wanted |= {window.key for window in new}
     jobs = []
     for shard in _shards(clips, config, dtype):
         missing = [WantedClip(clip.row, tuple(w for w in clip.windows if w.key not in cache)) for clip in shard]
@@ -154,17 +155,12 @@ def _shards(clips: Iterable[WantedClip], config: TrainConfig, dtype: DTypeName) 
     for clip in clips:
         shard.append(clip)
         windows += len(clip.windows)
-        size += sum(_latent_numbers(window.shape, vae) for window in clip.windows) * number_bytes
+        size += sum(math.prod(latent_shape(w.shape.width, w.shape.height, w.shape.frames, vae)) for w in clip.windows) * number_bytes
         if windows >= _MOST_WINDOWS or size >= _MOST_BYTES:
             yield shard
             shard, windows, size = [], 0, 0
     if shard:
         yield shard
-
-
-def _latent_numbers(shape: Shape, vae: VAEConfig) -> int:
-    frames = 1 + (shape.frames - 1) // vae.time_factor
-    return vae.latent_channels * frames * (shape.height // vae.space_factor) * (shape.width // vae.space_factor)
 
 
 def run_encoding(job: EncodeJob, read: Reader) -> EncodeReport:

@@ -33,7 +33,7 @@ from training.losses import make_noisy, velocity_loss
 from training.plan import PlannedRun, PlannedStage, ShapePlan
 from training.ranks import check_ranks
 from training.runs import make_models
-from training.shapes import Shape
+from training.shapes import Shape, latent_shape
 from training.texts import choose_text
 from training.vae import VAE, vae_loss
 
@@ -108,7 +108,10 @@ def make_batch(stage: PlannedStage, config: TrainConfig, draws: Sequence[int]) -
     texts = [
         choose_text(rows.slice(row, 1).to_pylist()[0], lengths, sampler.draw(k).text_choice) for k, row in zip(draws, chosen, strict=True)
     ]
-    x = tuple(torch.randn(_pixels(shape) if stage.plan.model == "vae" else _latents(shape, config)) for shape in shapes)
+    x = tuple(
+        torch.randn(_pixels(shape) if stage.plan.model == "vae" else latent_shape(shape.width, shape.height, shape.frames, config.vae))
+        for shape in shapes
+    )
     latent_fps = torch.tensor([shape.fps / config.vae.time_factor for shape in shapes], dtype=torch.float32)
     tags = torch.zeros(len(x), len(config.data.condition_tags), dtype=torch.int64)
     features = _features(config, len(x)) if stage.plan.model == "dit" else None
@@ -238,12 +241,6 @@ def _features(config: TrainConfig, count: int) -> TextFeatures | None:
 
 def _pixels(shape: Shape | ShapePlan) -> tuple[int, ...]:
     return 3, shape.frames, shape.height, shape.width
-
-
-def _latents(shape: Shape, config: TrainConfig) -> tuple[int, ...]:
-    vae = config.vae
-    frames = 1 + (shape.frames - 1) // vae.time_factor
-    return vae.latent_channels, frames, shape.height // vae.space_factor, shape.width // vae.space_factor
 
 
 # ---- what is counted ----
