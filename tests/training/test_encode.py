@@ -78,6 +78,13 @@ def test_cached_latents_are_those_encoded_in_training(video: Path, vae: VAE, tmp
     assert (again := _plan(prepared, folder)).there == again.wanted == 5 and not again.jobs
 
 
+def test_a_window_that_two_balances_want_is_encoded_once(video: Path, vae: VAE, tmp_path: Path) -> None:
+    folder, rows = begin_cache(tmp_path / "cache", vae, "float32"), [_row(video, n) for n in range(3)]
+    config = CONFIG.model_copy(update={"stages": (CONFIG.stages[0], CONFIG.stages[0].model_copy(update={"name": "again"}))})
+    plan = plan_encoding([_prepared(tmp_path, rows), _prepared(tmp_path, rows)], config, folder, "float32")
+    assert plan.wanted == sum(job.num_windows for job in plan.jobs) > 0
+
+
 def test_clips_that_are_added_cost_only_themselves_and_one_decode_each(video: Path, vae: VAE, tmp_path: Path) -> None:
     folder = begin_cache(tmp_path / "cache", vae, "float16")
     reads = []
